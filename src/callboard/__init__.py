@@ -1,0 +1,1 @@
+"""callboard: actors in processes, supervised, over an exchangeable request plane."""
