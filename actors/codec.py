@@ -1,0 +1,129 @@
+"""Values to bytes and back, so that what arrives equals what was sent.
+
+MessagePack alone would turn a tuple into a list, a dataclass into a dict, an enum into its value, without a
+word. So every value is first looked at: plain data (`is_plain`) goes to msgspec as it is, anything else is
+rewritten with MessagePack extension types that `Codec.decode` turns back, and what has no such form
+is an `EncodeError` that names its path. Classes travel by name and are only ever looked up among
+the modules that the receiver has already imported: decoding never imports and never runs a pickle.
+
+Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from .envelope import MALFORMED
+from .errors import DecodeError, EncodeError
+from .extension import Extensions, OutOfBand
+
+OUT_OF_BAND_BYTES = 64 * 1024
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_all_scalars = _SCALARS.issuperset
+_joined = "".join
+
+Wire = tuple[Any, list[Any] | None]
+"""A value that msgspec encodes faithfully, and the buffers that travel beside it."""
+
+
+def is_plain(value: Any) -> bool:
+    """True if MessagePack carries ``value`` without changing it (integers beyond 64 bits raise later).
+
+    >>> is_plain({"a": [1, 2.5, None]}), is_plain({"a": (1, 2)})
+    (True, False)
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        try:
+            _joined(value)  # the cheapest test that every key is a str
+        except TypeError:
+            if not all(type(key) in _SCALARS or type(key) is bytes for key in value):
+                return False
+        values = value.values()
+        return _all_scalars(map(type, values)) or all(map(is_plain, values))
+    if kind is list:
+        return _all_scalars(map(type, value)) or all(map(is_plain, value))
+    return kind is bytes and len(value) < OUT_OF_BAND_BYTES
+
+
+class Codec:
+    """Encodes and decodes for one node. Not thread-safe: used on the event loop only.
+
+    ``ref_class`` and its two functions let references travel inside values; this module knows no actor.
+    """
+
+    __slots__ = ("_decode", "_encode", "_extensions")
+
+    def __init__(
+        self,
+        *,
+        ref_class: type | None = None,
+        ref_to_wire: Callable[[Any], list[Any]] | None = None,
+        ref_from_wire: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        self._extensions = Extensions(ref_class, ref_to_wire, ref_from_wire, OUT_OF_BAND_BYTES)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(ext_hook=self._extensions.build).decode
+        self._extensions.decode = self._decode
+
+    def to_wire(self, value: Any, what: str) -> Wire:
+        """Rewrite ``value`` where it is not plain; ``what`` names it in errors. Raises `EncodeError`."""
+        try:
+            if is_plain(value):
+                return value, None
+        except RecursionError:
+            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
+        return self.rewrite(value, what)
+
+    def rewrite(self, value: Any, what: str) -> Wire:
+        """The slow way of `to_wire`: walk the whole value."""
+        buffers = OutOfBand()
+        try:
+            return self._extensions.rewrite(value, what, buffers), buffers.frames or None
+        except RecursionError:
+            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
+
+    def encode(self, envelope: tuple[Any, ...], body: int, what: str) -> bytes:
+        """Encode one envelope whose field ``body`` came from `to_wire`. Raises `EncodeError`."""
+        try:
+            return self._encode(envelope)
+        except OverflowError:  # an integer beyond 64 bits: only the walk finds and rewrites it
+            fields = list(envelope)
+            fields[body], buffers = self.rewrite(fields[body], what)
+            if buffers:
+                raise EncodeError(what, "it holds an integer beyond 64 bits beside a large buffer") from None
+            return self._encode(fields)
+        except UnicodeEncodeError as error:
+            raise EncodeError(what, f"it holds a str that is not valid Unicode: {error.reason}") from None
+        except (RecursionError, TypeError, ValueError) as error:
+            raise EncodeError(what, str(error) or type(error).__name__) from None
+
+    def decode(self, body: msgspec.Raw | bytes, buffers: Sequence[bytes | memoryview] = ()) -> Any:
+        """Decode one body; ``buffers`` are the frames that came with it. Raises `DecodeError`."""
+        extensions = self._extensions
+        extensions.buffers = buffers
+        try:
+            return self._decode(body)
+        except MALFORMED as error:
+            raise DecodeError(f"malformed value: {error}") from None
+        finally:
+            extensions.buffers = ()
+
+
+def decode_plain(body: msgspec.Raw | bytes) -> Any:
+    """Decode a body that holds plain data only (credits, errors). Raises `DecodeError`."""
+    try:
+        return _plain_decode(body)
+    except MALFORMED as error:
+        raise DecodeError(f"malformed value: {error}") from None
+
+
+_plain_decode = msgspec.msgpack.Decoder().decode
+
+

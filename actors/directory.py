@@ -1,0 +1,126 @@
+"""Who is where: names to incarnations. Pure; the supervisor (or a plane's discovery) feeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+DEFAULT_WINDOW = 1024
+"""Messages that one process may have waiting in one mailbox, unless the mailbox is smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One incarnation of one actor. ``number`` is never reused within a node, ``node`` never at all."""
+
+    name: str
+    node: str
+    address: str
+    number: int
+    incarnation: int = 1
+    window: int = DEFAULT_WINDOW
+
+    def to_wire(self) -> list[Any]:
+        """The location as plain data."""
+        return [self.name, self.node, self.address, self.number, self.incarnation, self.window]
+
+    @classmethod
+    def from_wire(cls, fields: list[Any]) -> Location:
+        """The inverse of `to_wire`; unknown fields at the end are ignored."""
+        name, node, address, number, incarnation, window = fields[:6]
+        return cls(str(name), str(node), str(address), int(number), int(incarnation), max(1, int(window)))
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """Split ``"worker.3"`` into ``("worker", 3)``, ``"worker"`` into ``("worker", None)``.
+
+    >>> split_name("worker.3"), split_name("worker")
+    (('worker', 3), ('worker', None))
+    """
+    component, dot, index = name.rpartition(".")
+    if dot and index.isdecimal():
+        return component, int(index)
+    return name, None
+
+
+Listener = Callable[[], None]
+
+
+class Directory:
+    """Names to current incarnations, with the dead remembered by name so that "down" differs from "unknown"."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._by_name: dict[str, Location] = {}
+        self._components: dict[str, list[Location]] = {}
+        self._down: dict[str, tuple[int, str]] = {}
+        self._listeners: list[Listener] = []
+
+    def __repr__(self) -> str:
+        return f"<Directory {len(self._by_name)} up, {len(self._down)} down, version {self.version}>"
+
+    def add(self, location: Location) -> None:
+        """Enter an incarnation; an older one than the known is ignored."""
+        present = self._by_name.get(location.name)
+        if present is not None and present.incarnation > location.incarnation:
+            return
+        self._by_name[location.name] = location
+        self._down.pop(location.name, None)
+        self._changed(location.name)
+
+    def remove(self, name: str, incarnation: int, reason: str) -> None:
+        """Mark an incarnation as down; a newer one stays."""
+        present = self._by_name.get(name)
+        if present is not None and present.incarnation <= incarnation:
+            del self._by_name[name]
+            self._down[name] = (incarnation, reason)
+            self._changed(name)
+
+    def node_down(self, node: str, reason: str) -> list[Location]:
+        """Mark everything on a node as down and return it."""
+        gone = [location for location in self._by_name.values() if location.node == node]
+        for location in gone:
+            self.remove(location.name, location.incarnation, reason)
+        return gone
+
+    def forget(self, name: str) -> None:
+        """Drop a name for good: it is unknown from now on."""
+        self._by_name.pop(name, None)
+        self._down.pop(name, None)
+        self._changed(name)
+
+    def get(self, name: str) -> Location | None:
+        """The current incarnation of an instance, or None."""
+        return self._by_name.get(name)
+
+    def instances(self, component: str) -> list[Location]:
+        """The current incarnations of a component, in the order of their index."""
+        return self._components.get(component, [])
+
+    def down_reason(self, name: str) -> str | None:
+        """Why a known name (of an instance or a component) is down, or None if it is unknown or up."""
+        if name in self._down:
+            return self._down[name][1]
+        for known, (_, reason) in self._down.items():
+            if split_name(known)[0] == name:
+                return reason
+        return None
+
+    def names(self) -> list[str]:
+        """Every name known: components and instances, up or down."""
+        known = set(self._by_name) | set(self._down)
+        return sorted(known | {split_name(name)[0] for name in known})
+
+    def on_change(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` after each change; returns the function that ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def _changed(self, name: str) -> None:
+        component = split_name(name)[0]
+        present = [entry for entry in self._by_name.values() if split_name(entry.name)[0] == component]
+        self._components[component] = sorted(present, key=lambda entry: split_name(entry.name)[1] or 0)
+        self.version += 1
+        for listener in tuple(self._listeners):
+            listener()

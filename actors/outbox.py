@@ -1,0 +1,144 @@
+"""The way out to one peer: everything that a tick produces leaves as one frame.
+
+Hot path. `post` appends; the first post of a tick schedules one flush; `CHUNK` waiting envelopes, or
+`CHUNK_BYTES`, flush at once, so that both processes work at the same time instead of taking turns
+(the measured optimum is about a quarter of the messages in flight). Streams that have items to send note
+themselves as dirty and are asked for their record at the flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from callboard.transports.base import Link
+from callboard.transports.errors import TooLarge, TransportError
+
+from .envelope import array_header, join
+
+CHUNK = 64
+CHUNK_BYTES = 256 * 1024
+
+
+class Dirty(Protocol):
+    """Something that puts its record into the outbox when asked."""
+
+    def emit(self) -> None:
+        """Post what has been collected since the last time."""
+
+
+class Outbox:
+    """An ordered, batching queue in front of one link. Until the link is up it only collects."""
+
+    __slots__ = (
+        "_bytes", "_dirty", "_loop", "_parts", "_ready", "_scheduled",
+        "limit_bytes", "link", "posted", "setting",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_bytes: int, setting: str) -> None:
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._bytes = 0
+        self._ready: deque[Sequence[Any]] = deque()
+        self._dirty: list[Dirty] = []
+        self._scheduled = False
+        self.link: Link | None = None
+        self.limit_bytes = limit_bytes
+        self.setting = setting
+        self.posted = 0
+
+    def __repr__(self) -> str:
+        state = "down" if self.link is None else "full" if self.link.full else "up"
+        return f"<Outbox {state}, {len(self._parts)} envelopes and {len(self._ready)} frames wait>"
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing waits here."""
+        return not (self._parts or self._ready or self._dirty)
+
+    def attach(self, link: Link) -> None:
+        """Start sending on ``link``."""
+        self.link = link
+        self.flush()
+
+    def detach(self) -> None:
+        """Drop everything: the link is gone, and what was meant for it must not reach a successor."""
+        self.link = None
+        self._parts.clear()
+        self._ready.clear()
+        self._dirty.clear()
+        self._bytes = 0
+
+    def post(self, part: bytes) -> None:
+        """Queue one encoded envelope; raises `TooLarge`."""
+        size = len(part)
+        parts = self._parts
+        if size + self._bytes > CHUNK_BYTES and parts:
+            self._emit()
+            parts = self._parts
+        if size > CHUNK_BYTES and size + 8 > self.limit_bytes:
+            raise TooLarge(size, self.limit_bytes, self.setting)
+        parts.append(part)
+        self._bytes += size
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+        elif len(parts) >= CHUNK:
+            self._emit()
+
+    def post_with(self, part: bytes, buffers: Sequence[Any]) -> None:
+        """Queue one envelope with the buffers that travel behind it; raises `TooLarge`."""
+        size = len(part) + sum(memoryview(buffer).nbytes for buffer in buffers)
+        if size + 8 > self.limit_bytes:
+            raise TooLarge(size, self.limit_bytes, self.setting)
+        self._emit()
+        self._send((array_header(1) + part, *buffers))
+
+    def dirty(self, stream: Dirty) -> None:
+        """Ask ``stream`` for its record at the end of this tick."""
+        self._dirty.append(stream)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send what waits; called at the end of a tick and when a full link has room again."""
+        if self._dirty:
+            streams, self._dirty = self._dirty, []
+            self._scheduled = True  # what they post belongs to this flush
+            for stream in streams:
+                stream.emit()
+        self._scheduled = False
+        ready = self._ready
+        if ready:
+            link = self.link
+            while ready and link is not None and not link.full:
+                if not self._hand_over(link, ready.popleft()):
+                    return
+        if self._parts:
+            self._emit()
+
+    def _emit(self) -> None:
+        parts = self._parts
+        if not parts:
+            return
+        self._parts = []
+        self._bytes = 0
+        self.posted += len(parts)
+        self._send((join(parts),))
+
+    def _send(self, frames: Sequence[Any]) -> None:
+        link = self.link
+        if link is None or self._ready or link.full:
+            self._ready.append(frames)
+        else:
+            self._hand_over(link, frames)
+
+    def _hand_over(self, link: Link, frames: Sequence[Any]) -> bool:
+        try:
+            link.send(frames)
+        except TransportError:  # the link has just gone: link_down follows and fails what was outstanding
+            return False
+        return True

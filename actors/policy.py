@@ -1,0 +1,60 @@
+"""The choices that a user makes about an actor, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from callboard.transports.errors import ConfigError
+
+MIB = 1024 * 1024
+
+
+class Overflow(Enum):
+    """What a full mailbox does with one more message."""
+
+    REJECT = "reject"
+    """The sender gets `MailboxFull`."""
+    BLOCK = "block"
+    """The message waits, without being counted, until there is room or its deadline has passed."""
+    DROP_OLDEST = "drop-oldest"
+    """The oldest waiting message is answered `MailboxFull` and makes room."""
+    DROP_NEWEST = "drop-newest"
+    """The new message is dropped; an ask is answered `MailboxFull`, a tell is counted."""
+    FAIL = "fail"
+    """The actor fails and its supervisor decides."""
+
+
+class StopReason(Enum):
+    """Why an actor stops; given to ``on_stop``."""
+
+    COMMANDED = "commanded"
+    FAILED = "failed"
+    RESTART = "restart"
+    SHUTDOWN = "shutdown"
+
+
+class Executed(Enum):
+    """Whether the handler of a failed message ran. Only `NEVER` makes a retry safe for every method."""
+
+    NEVER = "never"
+    MAYBE = "maybe"
+    YES = "yes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxPolicy:
+    """Bounds of a mailbox. ``bytes`` counts encoded bodies of messages that came from another process."""
+
+    messages: int = 4096
+    bytes: int = 64 * MIB
+    overflow: Overflow = Overflow.REJECT
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.messages < 1:
+            problems.append(f"mailbox.messages is {self.messages}; it must be at least 1")
+        if self.bytes < 1:
+            problems.append(f"mailbox.bytes is {self.bytes}; it must be at least 1")
+        if problems:
+            raise ConfigError(problems)
