@@ -1,0 +1,44 @@
+"""Runs one coroutine test on an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return the maker of the event loop that callboard itself runs on: uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def run(function: Callable[..., Awaitable[object]], arguments: dict[str, Any]) -> None:
+    """Run ``function(**arguments)`` on a fresh loop and close it.
+
+    Raises what the function raised; or, as a group, the errors that reached nobody but the loop (a callback
+    that raised, a task whose error was never read).
+    """
+    strays: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: strays.append(context))
+        await function(**arguments)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(main())
+    if strays:
+        raise ExceptionGroup("errors that only the event loop saw", [_as_error(stray) for stray in strays])
+
+
+def _as_error(context: dict[str, Any]) -> Exception:
+    error = context.get("exception")
+    text = "; ".join(f"{key}: {value!r}" for key, value in context.items() if key != "exception")
+    if not isinstance(error, Exception):
+        return RuntimeError(f"{text}; {error!r}" if error else text)
+    error.add_note(text)
+    return error
