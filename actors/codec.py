@@ -104,6 +104,17 @@ class Codec:
         except (RecursionError, TypeError, ValueError) as error:
             raise EncodeError(what, str(error) or type(error).__name__) from None
 
+    def encode_value(self, safe: Any) -> bytes:
+        """Encode a value that came from `to_wire`. Raises `EncodeError`."""
+        try:
+            return self._encode(safe)
+        except OverflowError:
+            return self._encode(self.rewrite(safe, "an item")[0])
+        except UnicodeEncodeError as error:
+            raise EncodeError("an item", f"it holds a str that is not valid Unicode: {error.reason}") from None
+        except (RecursionError, TypeError, ValueError) as error:
+            raise EncodeError("an item", str(error) or type(error).__name__) from None
+
     def decode(self, body: msgspec.Raw | bytes, buffers: Sequence[bytes | memoryview] = ()) -> Any:
         """Decode one body; ``buffers`` are the frames that came with it. Raises `DecodeError`."""
         extensions = self._extensions

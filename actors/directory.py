@@ -9,6 +9,9 @@ from typing import Any
 DEFAULT_WINDOW = 1024
 """Messages that one process may have waiting in one mailbox, unless the mailbox is smaller."""
 
+DEFAULT_WINDOW_BYTES = 16 * 1024 * 1024
+"""The same in bytes; one message may always pass, however large."""
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -20,16 +23,22 @@ class Location:
     number: int
     incarnation: int = 1
     window: int = DEFAULT_WINDOW
+    window_bytes: int = DEFAULT_WINDOW_BYTES
 
     def to_wire(self) -> list[Any]:
         """The location as plain data."""
-        return [self.name, self.node, self.address, self.number, self.incarnation, self.window]
+        return [
+            self.name, self.node, self.address, self.number, self.incarnation, self.window, self.window_bytes,
+        ]  # fmt: skip
 
     @classmethod
     def from_wire(cls, fields: list[Any]) -> Location:
         """The inverse of `to_wire`; unknown fields at the end are ignored."""
-        name, node, address, number, incarnation, window = fields[:6]
-        return cls(str(name), str(node), str(address), int(number), int(incarnation), max(1, int(window)))
+        name, node, address, number, incarnation, window, window_bytes = fields[:7]
+        return cls(
+            str(name), str(node), str(address), int(number), int(incarnation),
+            max(1, int(window)), max(1, int(window_bytes)),
+        )  # fmt: skip
 
 
 def split_name(name: str) -> tuple[str, int | None]:

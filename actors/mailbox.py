@@ -29,11 +29,14 @@ class Letter(msgspec.Struct, eq=False):
     buffers: Any = ()
     size: int = 0
     inlet: Any = None
+    """Counts what one peer may send to one actor; None for messages of the same process."""
+    cell: Any = None
     chain: Any = ()
     """Names of the actors that wait for this message, outermost first."""
     task: Any = None
     cancelled: bool = False
     extra: Any = None
+    producer: Any = None
 
 
 class Admit(Enum):
@@ -83,16 +86,19 @@ class Mailbox:
         self.overflows += 1
         if policy.overflow is Overflow.DROP_OLDEST:
             oldest = self.take_oldest()
-            queue.append(letter)
-            self.bytes += letter.size
+            self.put(letter)
             return Admit.TAKEN, oldest
         if policy.overflow is Overflow.FAIL:
             return Admit.FAIL, letter
         if policy.overflow is Overflow.BLOCK:
-            queue.append(letter)  # bounded by the credit of the senders; no new credit is given while full
-            self.bytes += letter.size
+            self.put(letter)  # bounded by the credit of the senders; no new credit is given while full
             return _TAKEN
         return Admit.REFUSED, letter
+
+    def put(self, letter: Letter) -> None:
+        """Put a letter in regardless of the bounds."""
+        self.queue.append(letter)
+        self.bytes += letter.size
 
     def take_oldest(self) -> Letter | None:
         """Take the oldest letter that is not cancelled."""

@@ -50,6 +50,11 @@ class MailboxPolicy:
     bytes: int = 64 * MIB
     overflow: Overflow = Overflow.REJECT
 
+    @property
+    def rejects(self) -> bool:
+        """True if a full mailbox answers `MailboxFull`."""
+        return self.overflow is Overflow.REJECT
+
     def __post_init__(self) -> None:
         problems = []
         if self.messages < 1:
@@ -58,3 +63,12 @@ class MailboxPolicy:
             problems.append(f"mailbox.bytes is {self.bytes}; it must be at least 1")
         if problems:
             raise ConfigError(problems)
+
+
+class OnDown(Enum):
+    """What a reference does when its target is known to be down."""
+
+    FAIL = "fail"
+    """Raise `ActorUnavailable` at once."""
+    WAIT = "wait"
+    """Wait for the next incarnation until the deadline."""

@@ -234,6 +234,19 @@ def _read(name: str, function: Callable[..., Any]) -> Method:
     )
 
 
+def unknown_method(cls: type, name: str, *, streams: bool) -> str:
+    """Return the text of an `UnknownMethod`: what there is, and what was probably meant."""
+    methods = methods_of(cls)
+    method = methods.get(name)
+    if method is not None:
+        verb = "stream" if method.streams else "ask or tell"
+        return f"{cls.__name__}.{name} is {'a stream' if method.streams else 'not a stream'}; use {verb}"
+    if name.startswith("_") or name in HOOKS:
+        return f"{cls.__name__}.{name} is not a message: names with _ and the hooks on_start, on_stop are private"
+    known = ", ".join(sorted(methods)) or "none"
+    return f"{cls.__name__} has no message {name!r}; it has: {known}{did_you_mean(name, methods)}"
+
+
 @lru_cache(maxsize=None)
 def methods_of(cls: type) -> dict[str, Method]:
     """Return the messages of an actor class by name: its public functions, without the life cycle hooks."""

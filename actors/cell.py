@@ -1,0 +1,360 @@
+"""One running actor: its mailbox, the tasks that empty it, and its life from start to stop.
+
+An idle actor owns no task. Mail starts a *drainer*, a task that takes letters until none is left; an
+actor with ``concurrency = n`` may have n of them. A drainer that takes a letter while others wait first starts two
+more, so that n concurrent handlers are reached in log n turns of the loop, while handlers that never wait
+are all run by the first one. The loop gets its turn after `TURN_LETTERS` letters.
+
+Hot path: `deliver` and `_drain`; they are longer and plainer than the rest for that reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from enum import Enum
+from time import monotonic
+from typing import Any, Protocol
+
+from .codec import Codec
+from .current import CURRENT
+from .directory import Location
+from .envelope import OPEN, TELL
+from .errors import ActorStopped, BadArguments, CodecError, DeadlineExceeded, MailboxFull
+from .mailbox import Admit, Letter, Mailbox
+from .pending import INFINITE
+from .policy import Executed, MailboxPolicy, StopReason
+from .running import plain_stream, run_in_thread
+from .signature import Method, Run, methods_of
+
+TURN_LETTERS = 256
+
+log = logging.getLogger("callboard.actors")
+
+
+class State(Enum):
+    """Where an actor is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Host(Protocol):
+    """What a cell needs from its node."""
+
+    codec: Codec
+    dropped_tells: int
+
+    def actor_failed(self, cell: Cell, error: BaseException) -> None:
+        """A tell raised: stop the actor and tell the supervisor."""
+
+
+class Cell:
+    """The runtime's side of one incarnation of one actor."""
+
+    __slots__ = (
+        "_loop", "_starting", "actor", "cls", "concurrency", "drainers", "expired", "failed", "handled", "host",
+        "location", "loose", "mailbox", "methods", "started_at_s", "state", "withheld",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, cls: type, location: Location, policy: MailboxPolicy, concurrency: int) -> None:
+        self.host = host
+        self.cls = cls
+        self.location = location
+        self.methods: dict[str, Method] = methods_of(cls)
+        self.mailbox = Mailbox(policy)
+        self.concurrency = concurrency
+        self.actor: Any = None
+        self.state = State.STARTING
+        self.drainers: set[asyncio.Task[None]] = set()
+        self.loose: set[asyncio.Task[None]] = set()
+        """Tasks of letters for interleaving methods."""
+        self.withheld: set[Any] = set()
+        """Inlets that wait for the mailbox to have room before they give credit."""
+        self.handled = self.failed = self.expired = 0
+        self.started_at_s = monotonic()
+        self._starting = 0
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<Cell {self.location.name} {self.state.value}, {len(self.mailbox)} wait, {self.running} run>"
+
+    @property
+    def running(self) -> int:
+        """How many handlers have begun and not ended."""
+        return len(self.drainers) - self._starting + len(self.loose)
+
+    @property
+    def sequential(self) -> bool:
+        """True if one message is handled at a time."""
+        return self.concurrency == 1
+
+    # -- in
+
+    def deliver(self, letter: Letter) -> None:
+        """Take a letter, or answer it with the reason why not."""
+        state = self.state
+        if state is not State.READY and state is not State.STARTING:
+            self._refuse(letter, ActorStopped("it is stopping"))
+            return
+        if letter.method.interleave:
+            self._run_loose(letter)
+            return
+        mailbox = self.mailbox
+        # A tell that came with credit has a place: its sender cannot be told any more.
+        if letter.kind == TELL and letter.inlet is not None and mailbox.full and mailbox.policy.rejects:
+            mailbox.put(letter)
+        else:
+            admit, victim = mailbox.offer(letter)
+            if victim is not None:
+                limit = mailbox.policy
+                self._refuse(
+                    victim, MailboxFull(f"its mailbox is full ({limit.messages} messages or {limit.bytes:,} bytes)")
+                )
+            if admit is Admit.FAIL:
+                self.host.actor_failed(self, MailboxFull("its mailbox overflowed", actor=self.location.name))
+                return
+        if not self._starting and len(self.drainers) < self.concurrency and state is State.READY:
+            self._start_drainer()
+
+    def cancel(self, letter: Letter) -> None:
+        """The caller has left: take the letter out, or cancel its handler."""
+        if letter.cancelled:
+            return
+        if letter.task is not None:
+            letter.cancelled = True
+            letter.task.cancel()
+        else:
+            self._count_out(letter)
+            self.mailbox.cancel(letter)
+
+    def open(self) -> None:
+        """The start is done: begin with what has come meanwhile."""
+        self.state = State.READY
+        if self.mailbox.queue:
+            self._start_drainer()
+
+    def _start_drainer(self) -> None:
+        self._starting += 1
+        task = self._loop.create_task(self._drain(), name=f"{self.location.name} mailbox")
+        self.drainers.add(task)
+        task.add_done_callback(self.drainers.discard)
+
+    def _refuse(self, letter: Letter, error: Exception) -> None:
+        if letter.inlet is not None and letter.size:
+            self._count_out(letter)
+        if letter.kind == TELL:
+            self.host.dropped_tells += 1
+            log.warning("dropped a tell of %s to %s: %s", letter.method.name, self.location.name, error)
+        letter.origin.fail(letter, error, ran=False)
+
+    def _count_out(self, letter: Letter) -> None:
+        if letter.inlet is not None:
+            letter.inlet.taken(letter.size)
+
+    # -- the drainer
+
+    async def _drain(self) -> None:
+        self._starting -= 1
+        task = asyncio.current_task()
+        assert task is not None
+        mailbox, queue, codec = self.mailbox, self.mailbox.queue, self.host.codec
+        actor, turn = self.actor, 0
+        while queue and self.state is State.READY:
+            letter = queue.popleft()
+            if letter.cancelled:
+                mailbox.husks -= 1
+                continue
+            size = letter.size
+            mailbox.bytes -= size
+            if letter.inlet is not None:
+                letter.inlet.taken(size)
+            if queue and not self._starting:
+                self._start_more(len(queue))
+            if letter.deadline != INFINITE and letter.deadline < monotonic():
+                self.expired += 1
+                letter.origin.fail(letter, self._too_late(), ran=False)
+                continue
+            method = letter.method
+            ran = False
+            letter.task = task
+            CURRENT.set(letter)
+            try:
+                if letter.body is not None:
+                    self._open_body(letter, codec)
+                args = method.bind(letter.args, letter.kwargs)
+                ran = True
+                if method.run is _COROUTINE:
+                    result = await method.function(actor, *args, **(letter.kwargs or {}))
+                elif method.run is _PLAIN and not method.blocking:
+                    result = method.function(actor, *args, **(letter.kwargs or {}))
+                else:
+                    result = await self._run(letter, args)
+            except BaseException as error:
+                letter.task = None
+                if not self._failed(letter, error, task, ran):
+                    raise
+            else:
+                letter.task = None
+                self.handled += 1
+                if letter.cancelled:  # the handler swallowed its cancellation
+                    while task.cancelling():
+                        task.uncancel()
+                if letter.kind != TELL:
+                    letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(letter)
+            turn += 1
+            if turn == TURN_LETTERS:
+                turn = 0
+                await asyncio.sleep(0)
+        if self.withheld and not mailbox.full:
+            withheld, self.withheld = self.withheld, set()
+            for inlet in withheld:
+                inlet.give()
+
+    def _start_more(self, waiting: int) -> None:
+        for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):
+            self._start_drainer()
+
+    def _open_body(self, letter: Letter, codec: Codec) -> None:
+        value = codec.decode(letter.body, letter.buffers)
+        letter.body, letter.buffers = None, ()
+        if type(value) is list:
+            letter.args = value
+        elif type(value) is dict and type(value.get("a")) is list and type(value.get("k")) is dict:
+            letter.args, letter.kwargs = value["a"], value["k"]
+        else:
+            raise BadArguments(f"{letter.method.name}: the arguments are neither a list nor a map of both kinds")
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded("its deadline passed while it waited in the mailbox", executed=Executed.NEVER)
+
+    def _failed(self, letter: Letter, error: BaseException, task: asyncio.Task[None], ran: bool) -> bool:
+        """Answer a letter whose handler did not return; False if the drainer itself has to end."""
+        name = self.location.name
+        if isinstance(error, asyncio.CancelledError):
+            if letter.cancelled:
+                while task.cancelling():
+                    task.uncancel()
+                letter.origin.forget(letter)
+                return True
+            if task.cancelling():
+                letter.origin.fail(letter, ActorStopped("it was stopped", executed=Executed.YES), ran=True)
+                return False
+        elif not isinstance(error, Exception):
+            letter.origin.fail(letter, error, ran=ran)
+            return False
+        self.failed += 1
+        if letter.producer is not None:
+            letter.producer.close()
+        if not ran and isinstance(error, CodecError | BadArguments):
+            refusal = error if isinstance(error, BadArguments) else BadArguments(str(error), actor=name)
+            self._refuse(letter, refusal)
+        elif letter.kind == TELL:
+            self.host.actor_failed(self, error)
+        else:
+            letter.origin.fail(letter, error, ran=ran)
+        return True
+
+    async def _run(self, letter: Letter, args: list[Any]) -> Any:
+        method, kwargs = letter.method, letter.kwargs or {}
+        if not method.streams:
+            return await run_in_thread(lambda: method.function(self.actor, *args, **kwargs))
+        source: AsyncIterator[Any]
+        if method.run is Run.STREAM:
+            source = method.function(self.actor, *args, **kwargs)
+        else:
+            source = plain_stream(method.function(self.actor, *args, **kwargs), blocking=method.blocking)
+        producer = letter.producer = letter.origin.producer(letter)
+        try:
+            await producer.pump(source)
+        finally:
+            close: Callable[[], Any] | None = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
+        return None
+
+    # -- interleaving methods
+
+    def _run_loose(self, letter: Letter) -> None:
+        task = self._loop.create_task(self._handle_loose(letter), name=f"{self.location.name} {letter.method.name}")
+        letter.task = task
+        self.loose.add(task)
+        task.add_done_callback(self.loose.discard)
+
+    async def _handle_loose(self, letter: Letter) -> None:
+        method, ran = letter.method, False
+        CURRENT.set(letter)
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            if letter.body is not None:
+                self._open_body(letter, self.host.codec)
+            args = method.bind(letter.args, letter.kwargs)
+            ran = True
+            if method.run is Run.COROUTINE:
+                result = await method.function(self.actor, *args, **(letter.kwargs or {}))
+            elif method.run is Run.PLAIN and not method.blocking:
+                result = method.function(self.actor, *args, **(letter.kwargs or {}))
+            else:
+                result = await self._run(letter, args)
+        except BaseException as error:
+            letter.task = None
+            if not self._failed(letter, error, task, ran):
+                raise
+        else:
+            letter.task = None
+            self.handled += 1
+            if letter.kind != TELL:
+                letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(letter)
+        finally:
+            self._count_out(letter)
+
+    # -- out
+
+    async def stop(self, reason: StopReason, grace_s: float) -> None:
+        """Refuse what waits, give running handlers ``grace_s`` seconds, cancel them, then run ``on_stop``."""
+        if self.state in (State.STOPPING, State.STOPPED):
+            return
+        was_ready = self.state is State.READY
+        self.state = State.STOPPING
+        for letter in self.mailbox.drain():
+            letter.size = 0
+            self._refuse(letter, ActorStopped("it was stopped before the message was handled"))
+        tasks = (self.drainers | self.loose) - {asyncio.current_task()}
+        if tasks and grace_s > 0 and reason is not StopReason.FAILED:
+            await asyncio.wait(tasks, timeout=grace_s)
+        tasks = {task for task in tasks if not task.done()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(grace_s, 1.0))
+        try:
+            if was_ready:
+                CURRENT.set(None)
+                async with asyncio.timeout(max(grace_s, 1.0)):
+                    await self.actor.on_stop(reason)
+        except Exception:
+            log.exception("%s: on_stop failed", self.location.name)
+        finally:
+            self.state = State.STOPPED
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters and state as plain data."""
+        return {
+            "state": self.state.value,
+            "incarnation": self.location.incarnation,
+            "class": f"{self.cls.__module__}:{self.cls.__qualname__}",
+            "mailbox": len(self.mailbox),
+            "mailbox_bytes": self.mailbox.bytes,
+            "overflows": self.mailbox.overflows,
+            "running": self.running,
+            "handled": self.handled,
+            "failed": self.failed,
+            "expired": self.expired,
+        }
+
+
+_COROUTINE, _PLAIN = Run.COROUTINE, Run.PLAIN

@@ -1,0 +1,49 @@
+"""How handlers that are not coroutines run: in a thread, or item by item."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+_END = object()
+
+
+async def run_in_thread(function: Callable[[], Any]) -> Any:
+    """Run ``function`` in the loop's thread pool, with the context of the caller.
+
+    A thread cannot be stopped: if the caller is cancelled, this waits for the function to return (it sees
+    ``is_cancelled()``), so that an actor never handles two messages at once by accident.
+    """
+    context = contextvars.copy_context()
+    future = asyncio.get_running_loop().run_in_executor(None, context.run, function)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            future.exception()  # marks it as seen
+        raise
+
+
+async def plain_stream(source: Iterator[Any], *, blocking: bool) -> AsyncIterator[Any]:
+    """Turn a plain generator into an asynchronous one; a blocking one takes each step in a thread."""
+    try:
+        if not blocking:
+            for item in source:
+                yield item
+            return
+        while True:
+            item = await run_in_thread(lambda: next(source, _END))
+            if item is _END:
+                return
+            yield item
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
