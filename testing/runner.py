@@ -25,12 +25,26 @@ def run(function: Callable[..., Awaitable[object]], arguments: dict[str, Any]) -
     strays: list[dict[str, Any]] = []
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _loop, context: strays.append(context))
+        task = asyncio.current_task()
+        assert task is not None
+
+        def heard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            strays.append(context)
+            # A time limit of the test runner is raised by a signal handler, and uvloop reports it here.
+            if not isinstance(context.get("exception", Exception()), Exception):
+                task.cancel()
+
+        asyncio.get_running_loop().set_exception_handler(heard)
         await function(**arguments)
 
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(main())
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(main())
+    except asyncio.CancelledError:
+        for error in (stray.get("exception") for stray in strays):
+            if isinstance(error, BaseException) and not isinstance(error, Exception):
+                raise error from None
+        raise
     if strays:
         raise ExceptionGroup("errors that only the event loop saw", [_as_error(stray) for stray in strays])
 
