@@ -181,11 +181,14 @@ def _make_private(path: Path) -> None:
             raise ConfigError(f"the runtime directory {path} belongs to user {found.st_uid}, not to you")
         parent = path.parent.stat()
         if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
-            raise ConfigError(f"anybody can replace the runtime directory {path}: {path.parent} is open to all")
+            raise ConfigError(
+                f"anybody can replace the runtime directory {path}: {path.parent} is open to all"
+            )
         path.chmod(0o700)
     except OSError as error:
         raise ConfigError(
-            f"the runtime directory {path} cannot be made: {error.strerror}; choose another with --runtime-dir"
+            f"the runtime directory {path} cannot be made: {error.strerror};"
+            " choose another with --runtime-dir"
         ) from error
 
 

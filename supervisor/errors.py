@@ -1,0 +1,79 @@
+"""What can go wrong with processes and their supervision. Every class survives pickling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from callboard.transports.errors import CallboardError
+
+
+class SupervisionError(CallboardError):
+    """Root of what the supervisor raises."""
+
+
+class AlreadyRunning(SupervisionError):
+    """A living supervisor owns the runtime directory; ``pid`` is 0 if it did not say who it is."""
+
+    def __init__(self, path: Path | str, pid: int) -> None:
+        self.path, self.pid = Path(path), pid
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(
+            f"a system runs already in {path} ({who}); "
+            "stop it, or choose another namespace or runtime directory"
+        )
+
+    def __reduce__(self) -> tuple[type[AlreadyRunning], tuple[str, int]]:
+        return type(self), (str(self.path), self.pid)
+
+
+class NotRunning(SupervisionError):
+    """No living supervisor owns the runtime directory."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        super().__init__(f"no system runs in {path}; start one with: callboard up FILE")
+
+    def __reduce__(self) -> tuple[type[NotRunning], tuple[str]]:
+        return type(self), (str(self.path),)
+
+
+class StartupFailed(SupervisionError):
+    """A process or an actor did not become ready.
+
+    ``place`` is its name, ``why`` the reason in one line, ``remote_traceback`` the traceback or the end of
+    the log of its process (may be empty).
+    """
+
+    def __init__(self, place: str, why: str, remote_traceback: str = "") -> None:
+        self.place, self.why, self.remote_traceback = place, why, remote_traceback
+        tail = f"\n--- {place} ---\n{remote_traceback.rstrip()}" if remote_traceback else ""
+        super().__init__(f"{place} did not start: {why}{tail}")
+
+    def __reduce__(self) -> tuple[type[StartupFailed], tuple[str, str, str]]:
+        return type(self), (self.place, self.why, self.remote_traceback)
+
+
+class SystemFailed(SupervisionError):
+    """The restart budget of an actor is used up, so that the whole system was stopped."""
+
+    def __init__(self, place: str, why: str) -> None:
+        self.place, self.why = place, why
+        super().__init__(f"the system was stopped because of {place}: {why}")
+
+    def __reduce__(self) -> tuple[type[SystemFailed], tuple[str, str]]:
+        return type(self), (self.place, self.why)
+
+
+class UnknownPlace(SupervisionError, LookupError):
+    """There is no process and no actor of this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        self.name, self.known = name, known
+        super().__init__(f"no process or actor is called {name!r}; there are: {', '.join(known) or 'none'}")
+
+    def __reduce__(self) -> tuple[type[UnknownPlace], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.name, self.known)
+
+
+class AdminError(SupervisionError):
+    """A running system refused a request on its admin socket, or went away before it answered."""
