@@ -1,1 +1,132 @@
-"""callboard: actors in processes, supervised, over an exchangeable request plane."""
+"""callboard: actors in processes, supervised, over an exchangeable request plane.
+
+Every name below is loaded when it is first used, so that ``import callboard`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .actors.actor import Actor, ActorContext, blocking, idempotent, interleave
+    from .actors.errors import (
+        ActorError,
+        ActorNotFound,
+        ActorStopped,
+        ActorUnavailable,
+        BadArguments,
+        CallCycle,
+        CodecError,
+        DeadlineExceeded,
+        DecodeError,
+        EncodeError,
+        MailboxFull,
+        Overloaded,
+        RemoteError,
+        StartFailed,
+        UnknownMethod,
+    )
+    from .actors.policy import Executed, MailboxPolicy, Overflow, StopReason
+    from .actors.ref import Ref
+    from .supervisor.errors import AlreadyRunning, NotRunning, SupervisionError
+    from .supervisor.system import System
+    from .transports.errors import (
+        AddressInUse,
+        BadAddress,
+        Broken,
+        CallboardError,
+        Closed,
+        ConfigError,
+        ConnectTimeout,
+        HandshakeRefused,
+        LinkFull,
+        MissingExtra,
+        NoRoute,
+        TooLarge,
+        TransportError,
+        UnknownScheme,
+    )
+    from .transports.settings import NetworkSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Actor",
+    "ActorContext",
+    "ActorError",
+    "ActorNotFound",
+    "ActorStopped",
+    "ActorUnavailable",
+    "AddressInUse",
+    "AlreadyRunning",
+    "BadAddress",
+    "BadArguments",
+    "Broken",
+    "CallCycle",
+    "CallboardError",
+    "Closed",
+    "CodecError",
+    "ConfigError",
+    "ConnectTimeout",
+    "DeadlineExceeded",
+    "DecodeError",
+    "EncodeError",
+    "Executed",
+    "HandshakeRefused",
+    "LinkFull",
+    "MailboxFull",
+    "MailboxPolicy",
+    "MissingExtra",
+    "NetworkSettings",
+    "NoRoute",
+    "NotRunning",
+    "Overflow",
+    "Overloaded",
+    "Ref",
+    "RemoteError",
+    "StartFailed",
+    "StopReason",
+    "SupervisionError",
+    "System",
+    "TooLarge",
+    "TransportError",
+    "UnknownMethod",
+    "UnknownScheme",
+    "__version__",
+    "blocking",
+    "idempotent",
+    "interleave",
+]
+
+_HOMES = {
+    "actors.actor": "Actor ActorContext blocking idempotent interleave",
+    "actors.errors": (
+        "ActorError ActorNotFound ActorStopped ActorUnavailable BadArguments CallCycle CodecError"
+        " DeadlineExceeded DecodeError EncodeError MailboxFull Overloaded RemoteError StartFailed"
+        " UnknownMethod"
+    ),
+    "actors.policy": "Executed MailboxPolicy Overflow StopReason",
+    "actors.ref": "Ref",
+    "supervisor.errors": "AlreadyRunning NotRunning SupervisionError",
+    "supervisor.system": "System",
+    "transports.errors": (
+        "AddressInUse BadAddress Broken CallboardError Closed ConfigError ConnectTimeout HandshakeRefused"
+        " LinkFull MissingExtra NoRoute TooLarge TransportError UnknownScheme"
+    ),
+    "transports.settings": "NetworkSettings",
+}
+_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,195 @@
+"""What the ``cluster`` fixture gives to a test: systems of real processes, gone when the test ends."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from callboard.supervisor.guardian import VARIABLE, sweep_until_empty
+
+from .leaks import Snapshot, look, settled
+
+if TYPE_CHECKING:
+    from callboard.supervisor.system import System
+
+READY_S = 30.0
+STOP_S = 30.0
+LOG_TAIL_BYTES = 20_000
+FIXED_ADDRESS = ("CALLBOARD_RUNTIME_DIR", "DYN_TCP_RPC_HOST", "DYN_TCP_RPC_PORT")
+"""Environment variables that would make two tests meet at one place."""
+
+
+class Cluster:
+    """Starts systems for one test. Each has a namespace and a runtime directory of its own.
+
+    The directories are below `directory`, which is ``XDG_RUNTIME_DIR`` while the test runs: a ``callboard``
+    command that the test starts finds the test's systems and no others.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.token = directory.name
+        self._systems: list[System] = []
+        self._started = 0
+
+    async def up(
+        self, source: str | Path, *, plane: str | None = None, fixed_ports: bool = False, **options: Any
+    ) -> System:
+        """Start what a config says and return when it is ready.
+
+        ``source`` is the path of a config file or the text of one (TOML). Every argument called ``port``
+        becomes 0 (chosen by the kernel) unless ``fixed_ports``; the addresses are in the system's
+        announcements. ``options`` go to ``System.from_config``. Raises what that and the start raise.
+        """
+        from callboard.supervisor.system import System
+
+        path = self._file(source)
+        system = System.from_config(path, plane=plane, namespace=self._namespace(), **options)
+        return await self._start(system)
+
+    async def system(self, **options: Any) -> System:
+        """Start an empty system, to spawn actors in; ``options`` go to ``System``."""
+        from callboard.supervisor.system import System
+
+        return await self._start(System(**{"namespace": self._namespace(), **options}))
+
+    async def close(self) -> None:
+        """Stop every system, the last one first; raises what a stop raises after all of them were tried."""
+        errors: list[Exception] = []
+        while self._systems:
+            system = self._systems.pop()
+            try:
+                async with asyncio.timeout(STOP_S):
+                    await system.stop()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0] if len(errors) == 1 else ExceptionGroup("systems did not stop", errors)
+
+    def logs(self) -> dict[str, str]:
+        """Return the end of what every process wrote, by ``namespace/process``."""
+        return {
+            f"{path.parent.parent.name}/{path.stem}": _tail(path)
+            for path in sorted(self.directory.glob("callboard/*/logs/*.log"))
+        }
+
+    async def _start(self, system: System) -> System:
+        self._systems.append(system)
+        await system.start()
+        await system.wait_ready(READY_S)
+        return system
+
+    def _namespace(self) -> str:
+        self._started += 1
+        return f"{self.token}-{self._started}"
+
+    def _file(self, source: str | Path) -> Path:
+        if isinstance(source, Path) or "\n" not in source:
+            return Path(source)
+        path = self.directory / "config.toml"
+        path.write_text(source)
+        return path
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.token} {len(self._systems)} systems>"
+
+
+def _tail(path: Path) -> str:
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace")
+    return ""
+
+
+@contextmanager
+def attached(item: pytest.Function) -> Iterator[Cluster]:
+    """Give a cluster to ``item``: close it in the loop of the test, then look for what is left."""
+    if not inspect.iscoroutinefunction(item.obj):
+        raise pytest.UsageError(f"{item.nodeid} uses the cluster fixture: it must be an `async def` test")
+    cluster = Cluster(_short_directory())
+    function = item.obj
+    item.obj = _guarded(function, cluster, item)
+    environment = _environment(cluster)
+    try:
+        yield cluster
+    finally:
+        item.obj = function
+        _restore(environment)
+        shutil.rmtree(cluster.directory, ignore_errors=True)
+
+
+def _short_directory() -> Path:
+    """Unix sockets will be in it, and the kernel takes 107 bytes for the whole path of one."""
+    base = tempfile.gettempdir()
+    path = Path(base if len(base) < 24 else "/tmp", f"cb{secrets.token_hex(4)}")
+    path.mkdir(mode=0o700)
+    return path
+
+
+def _environment(cluster: Cluster) -> dict[str, str | None]:
+    """Mark everything that the test starts; returns what was there before."""
+    outer = os.environ.get(VARIABLE)
+    names = (VARIABLE, "XDG_RUNTIME_DIR", *FIXED_ADDRESS)
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[VARIABLE] = f"{outer}/{cluster.token}" if outer else cluster.token
+    os.environ["XDG_RUNTIME_DIR"] = str(cluster.directory)
+    return before
+
+
+def _restore(environment: dict[str, str | None]) -> None:
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _guarded(
+    function: Callable[..., Awaitable[object]], cluster: Cluster, item: pytest.Function
+) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(function)
+    async def guarded(*args: Any, **kwargs: Any) -> None:
+        before = look(token=cluster.token, directory=cluster.directory)
+        try:
+            await function(*args, **kwargs)
+        except BaseException:
+            _attach(item, cluster)
+            with suppress(Exception):
+                await cluster.close()
+            if left := await _leaks(cluster, before):
+                item.add_report_section("call", "left behind", "\n".join(left))
+            raise
+        try:
+            await cluster.close()
+        finally:
+            left = await _leaks(cluster, before)
+        if left:
+            _attach(item, cluster)
+            pytest.fail("the test left behind\n  " + "\n  ".join(left), pytrace=False)
+
+    return guarded
+
+
+def _attach(item: pytest.Function, cluster: Cluster) -> None:
+    for name, text in cluster.logs().items():
+        item.add_report_section("call", f"log of {name}", text or "(empty)")
+
+
+async def _leaks(cluster: Cluster, before: Snapshot) -> list[str]:
+    """Return what is left, one line each, and clear away the processes among it."""
+    (cluster.directory / "config.toml").unlink(missing_ok=True)
+    left = await settled(before, lambda: look(token=cluster.token, directory=cluster.directory))
+    if left:
+        await asyncio.to_thread(sweep_until_empty, cluster.token)
+    return [str(item) for item in left]
