@@ -1,0 +1,204 @@
+"""Loads a config file and reports every mistake in it at once, each as ``FILE:LINE  place: what``.
+
+Precedence, highest first: arguments of `load` (flags of the command line), environment, file, default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from callboard.transports.settings import NetworkSettings
+
+from callboard.actors.policy import MailboxPolicy, Overflow
+from callboard.transports.errors import ConfigError, UnknownScheme
+
+from . import config_keys as keys
+from .config_checks import check_classes, check_placement, check_wiring
+from .config_reader import Problem, Reader
+from .spec import (
+    ActorSpec,
+    Config,
+    EventPlane,
+    Limits,
+    ProcessSpec,
+    RestartKind,
+    RestartPolicy,
+    Strategy,
+)
+from .toml_source import parse_toml
+
+NAMESPACE_VARIABLE = "DYN_NAMESPACE"
+TABLES = ("actor", "process", "network", "supervisor")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    plane: str | None = None,
+    namespace: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Read and check a TOML file, importing the classes that it names; nothing is started.
+
+    Raises `ConfigError` whose ``problems`` are all mistakes in the order of their lines.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
+    return parse(text, file=Path(path), plane=plane, namespace=namespace, environ=environ)
+
+
+def parse(
+    text: str,
+    *,
+    file: Path,
+    plane: str | None = None,
+    namespace: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Do what `load` does with a text; ``file`` names it, and modules are searched beside it first."""
+    environ = os.environ if environ is None else environ
+    reader = Reader(parse_toml(text))
+    config = _read(reader, file, plane, namespace, environ)
+    check_wiring(reader, config)
+    check_placement(reader, config)
+    check_classes(reader, config)
+    if reader.problems:
+        raise ConfigError(format_problems(reader.problems, file))
+    return config
+
+
+def format_problems(problems: set[Problem], file: Path) -> list[str]:
+    """The problems as lines of text in the order of the file, places aligned."""
+    heads = {p: f"{file}:{p.line}" if p.line else "" for p in problems}
+    width = max(map(len, heads.values()))
+    return [
+        f"{heads[p]:<{width}}  {p.place}: {p.what}" if p.place else f"{heads[p]:<{width}}  {p.what}"
+        for p in sorted(problems)
+    ]
+
+
+def _read(
+    reader: Reader, file: Path, plane: str | None, namespace: str | None, environ: Mapping[str, str]
+) -> Config:
+    top = reader.table((), reader.source.data, keys.TOP, TABLES)
+    supervisor = reader.table(("supervisor",), reader.source.data.get("supervisor", {}), keys.SUPERVISOR)
+    strategy = Strategy(supervisor.pop("strategy", Strategy.ONE_FOR_ONE.value))
+    actors = [_actor(reader, name, table) for name, table in reader.named_tables("actor").items()]
+    processes = [_process(reader, name, table) for name, table in reader.named_tables("process").items()]
+    return Config(
+        namespace=_namespace(reader, top, namespace, environ),
+        actors=tuple(actors),
+        processes=tuple(processes),
+        network=_network(reader, top.get("request_plane"), plane, environ),
+        event_plane=EventPlane(top.get("event_plane", EventPlane.ZMQ.value)),
+        strategy=strategy,
+        limits=Limits(**supervisor),
+        path=file,
+        import_paths=(str(file.absolute().parent), str(Path.cwd())),
+    )
+
+
+def _namespace(reader: Reader, top: dict[str, Any], flag: str | None, environ: Mapping[str, str]) -> str:
+    for source, value in (("--namespace", flag), (NAMESPACE_VARIABLE, environ.get(NAMESPACE_VARIABLE))):
+        if value:
+            if not keys.NAME.fullmatch(value):
+                reader.outside(source, f'takes a name, not "{value}"')
+            return value
+    return str(top.get("namespace", "default"))
+
+
+def _actor(reader: Reader, name: str, table: dict[str, Any]) -> ActorSpec:
+    path = ("actor", name)
+    if not keys.NAME.fullmatch(name):
+        reader.problem(path, f'"{name}" is no name: it takes letters, digits, "-" and "_" after a letter')
+    read = reader.table(path, table, keys.ACTOR, ("mailbox", "restart"))
+    if "class" not in table and path not in reader.source.damaged:
+        reader.problem(path, 'has no class; give it one: class = "module:Class"')
+    args = read.get("args", {})
+    return ActorSpec(
+        name=name,
+        class_path=read.get("class", ""),
+        args=tuple(args) if isinstance(args, list) else (),
+        kwargs=args if isinstance(args, dict) else {},
+        replicas=read.get("replicas", 1),
+        mailbox=_mailbox(reader, (*path, "mailbox"), table),
+        restart=_restart(reader, (*path, "restart"), table),
+    )
+
+
+def _mailbox(reader: Reader, path: tuple[str, ...], table: dict[str, Any]) -> MailboxPolicy | None:
+    if "mailbox" not in table:
+        return None
+    read = reader.table(path, table["mailbox"], keys.MAILBOX)
+    if "overflow" in read:
+        read["overflow"] = Overflow(read["overflow"])
+    return MailboxPolicy(**read)
+
+
+def _restart(reader: Reader, path: tuple[str, ...], table: dict[str, Any]) -> RestartPolicy:
+    read = reader.table(path, table.get("restart", {}), keys.RESTART)
+    if "policy" in read:
+        read["policy"] = RestartKind(read["policy"])
+    return RestartPolicy(**read)
+
+
+def _process(reader: Reader, name: str, table: dict[str, Any]) -> ProcessSpec:
+    path = ("process", name)
+    if not keys.NAME.fullmatch(name):
+        reader.problem(path, f'"{name}" is no name: it takes letters, digits, "-" and "_" after a letter')
+    read = reader.table(path, table, keys.PROCESS)
+    if not table.get("actors") and path not in reader.source.damaged:
+        reader.problem(path, 'has no actors; name them: actors = ["name"]')
+    return ProcessSpec(
+        name=name, actors=tuple(read.get("actors", ())), count=read.get("count", 1), env=read.get("env", {})
+    )
+
+
+def _network(
+    reader: Reader, mode: str | None, flag: str | None, environ: Mapping[str, str]
+) -> NetworkSettings:
+    read = reader.table(("network",), reader.source.data.get("network", {}), keys.network_keys())
+    base = NetworkSettings()
+    if mode is not None and _plane_is_valid(reader, mode, ("request_plane",)):
+        read["request_plane"] = mode.lower()
+    try:
+        base = NetworkSettings(**read)
+    except ConfigError as error:
+        for what in error.problems:
+            key = next((name for name in sorted(read, key=len, reverse=True) if name in what), "")
+            reader.problem(("network", key) if key else ("network",), what)
+    try:
+        base = NetworkSettings.from_env(environ, base)
+    except ConfigError as error:
+        for what in error.problems:
+            reader.outside("environment", what)
+    if flag is None or not _plane_is_valid(reader, flag, None):
+        return base
+    values = {entry.name: getattr(base, entry.name) for entry in fields(base)}
+    return NetworkSettings(**values | {"request_plane": flag.lower()})
+
+
+def _plane_is_valid(reader: Reader, mode: str, path: tuple[str, ...] | None) -> bool:
+    from callboard.transports.registry import get_plane, known_schemes
+
+    what = ""
+    try:
+        if not get_plane(mode.lower()).capabilities.between_processes:
+            what = f"the {mode} plane cannot connect processes; use it in tests that stay in one process"
+    except UnknownScheme:
+        what = f'invalid request plane mode "{mode}"; valid are: {", ".join(sorted(known_schemes()))}'
+    except ImportError as error:
+        what = str(error)
+    if what and path is not None:
+        reader.problem(path, what)
+    elif what:
+        reader.outside("--plane", what)
+    return not what
