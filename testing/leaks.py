@@ -72,10 +72,13 @@ def look(*, token: str = "", directory: Path | None = None) -> Snapshot:
 
 
 async def settled(
-    before: Snapshot, look_again: Callable[[], Snapshot], *, limit_s: float = SETTLE_S
+    before: Snapshot, look_again: Callable[[], Snapshot], *, limit_s: float | None = None
 ) -> list[Item]:
-    """Return what ``look_again`` finds beyond ``before`` once that is nothing, or after ``limit_s``."""
-    deadline = time.monotonic() + limit_s
+    """Return what ``look_again`` finds beyond ``before`` once that is nothing, or after ``limit_s``.
+
+    The limit is `SETTLE_S` if none is given.
+    """
+    deadline = time.monotonic() + (SETTLE_S if limit_s is None else limit_s)
     while True:
         gc.collect()
         left = difference(before, look_again())
