@@ -197,9 +197,9 @@ def importing_from(directories: tuple[str, ...]) -> Iterator[None]:
     finally:
         for directory in added:
             sys.path.remove(directory)
-        for name in set(sys.modules) - before:
-            if _lives_in(name.partition(".")[0], added):
-                del sys.modules[name]
+        new = set(sys.modules) - before
+        for name in [name for name in new if _lives_in(name.partition(".")[0], added)]:
+            del sys.modules[name]
 
 
 def _lives_in(package: str, directories: list[str]) -> bool:
