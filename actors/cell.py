@@ -38,6 +38,8 @@ class State(Enum):
 
     STARTING = "starting"
     READY = "ready"
+    FAILED = "failed"
+    """A tell raised; nothing more is handled."""
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -57,10 +59,12 @@ class Cell:
 
     __slots__ = (
         "_loop", "_starting", "actor", "cls", "concurrency", "drainers", "expired", "failed", "handled", "host",
-        "location", "loose", "mailbox", "methods", "started_at_s", "state", "withheld",
+        "location", "loose", "mailbox", "methods", "rooms", "started_at_s", "state", "withheld",
     )  # fmt: skip
 
-    def __init__(self, host: Host, cls: type, location: Location, policy: MailboxPolicy, concurrency: int) -> None:
+    def __init__(
+        self, host: Host, cls: type, location: Location, policy: MailboxPolicy, concurrency: int
+    ) -> None:
         self.host = host
         self.cls = cls
         self.location = location
@@ -74,6 +78,8 @@ class Cell:
         """Tasks of letters for interleaving methods."""
         self.withheld: set[Any] = set()
         """Inlets that wait for the mailbox to have room before they give credit."""
+        self.rooms: list[asyncio.Future[None]] = []
+        """Senders of this process that wait for room in the mailbox."""
         self.handled = self.failed = self.expired = 0
         self.started_at_s = monotonic()
         self._starting = 0
@@ -88,6 +94,11 @@ class Cell:
         return len(self.drainers) - self._starting + len(self.loose)
 
     @property
+    def takes_mail(self) -> bool:
+        """False once the actor stops or has failed."""
+        return self.state is State.READY or self.state is State.STARTING
+
+    @property
     def sequential(self) -> bool:
         """True if one message is handled at a time."""
         return self.concurrency == 1
@@ -98,6 +109,7 @@ class Cell:
         """Take a letter, or answer it with the reason why not."""
         state = self.state
         if state is not State.READY and state is not State.STARTING:
+            self._count_out(letter)
             self._refuse(letter, ActorStopped("it is stopping"))
             return
         if letter.method.interleave:
@@ -111,8 +123,10 @@ class Cell:
             admit, victim = mailbox.offer(letter)
             if victim is not None:
                 limit = mailbox.policy
+                self._count_out(victim)
                 self._refuse(
-                    victim, MailboxFull(f"its mailbox is full ({limit.messages} messages or {limit.bytes:,} bytes)")
+                    victim,
+                    MailboxFull(f"its mailbox is full ({limit.messages} messages or {limit.bytes:,} bytes)"),
                 )
             if admit is Admit.FAIL:
                 self.host.actor_failed(self, MailboxFull("its mailbox overflowed", actor=self.location.name))
@@ -139,13 +153,9 @@ class Cell:
 
     def _start_drainer(self) -> None:
         self._starting += 1
-        task = self._loop.create_task(self._drain(), name=f"{self.location.name} mailbox")
-        self.drainers.add(task)
-        task.add_done_callback(self.drainers.discard)
+        self.drainers.add(self._loop.create_task(self._drain(), name=self.location.name))
 
     def _refuse(self, letter: Letter, error: Exception) -> None:
-        if letter.inlet is not None and letter.size:
-            self._count_out(letter)
         if letter.kind == TELL:
             self.host.dropped_tells += 1
             log.warning("dropped a tell of %s to %s: %s", letter.method.name, self.location.name, error)
@@ -161,8 +171,16 @@ class Cell:
         self._starting -= 1
         task = asyncio.current_task()
         assert task is not None
+        try:
+            await self._empty(task)
+        finally:  # at once, not in a done callback: mail that comes next must start a new drainer
+            self.drainers.discard(task)
+            if self.mailbox.queue and not self.drainers and self.state is State.READY:
+                self._start_drainer()
+
+    async def _empty(self, task: asyncio.Task[None]) -> None:
         mailbox, queue, codec = self.mailbox, self.mailbox.queue, self.host.codec
-        actor, turn = self.actor, 0
+        actor, several, turn = self.actor, self.concurrency > 1, 0
         while queue and self.state is State.READY:
             letter = queue.popleft()
             if letter.cancelled:
@@ -172,7 +190,9 @@ class Cell:
             mailbox.bytes -= size
             if letter.inlet is not None:
                 letter.inlet.taken(size)
-            if queue and not self._starting:
+            elif self.rooms:
+                self._let_in()
+            if several and queue and not self._starting:
                 self._start_more(len(queue))
             if letter.deadline != INFINITE and letter.deadline < monotonic():
                 self.expired += 1
@@ -204,7 +224,9 @@ class Cell:
                     while task.cancelling():
                         task.uncancel()
                 if letter.kind != TELL:
-                    letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(letter)
+                    letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(
+                        letter
+                    )
             turn += 1
             if turn == TURN_LETTERS:
                 turn = 0
@@ -213,6 +235,12 @@ class Cell:
             withheld, self.withheld = self.withheld, set()
             for inlet in withheld:
                 inlet.give()
+
+    def _let_in(self) -> None:
+        rooms, self.rooms = self.rooms, []
+        for room in rooms:
+            if not room.done():
+                room.set_result(None)
 
     def _start_more(self, waiting: int) -> None:
         for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):
@@ -226,7 +254,9 @@ class Cell:
         elif type(value) is dict and type(value.get("a")) is list and type(value.get("k")) is dict:
             letter.args, letter.kwargs = value["a"], value["k"]
         else:
-            raise BadArguments(f"{letter.method.name}: the arguments are neither a list nor a map of both kinds")
+            raise BadArguments(
+                f"{letter.method.name}: the arguments are neither a list nor a map of both kinds"
+            )
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded("its deadline passed while it waited in the mailbox", executed=Executed.NEVER)
@@ -279,7 +309,9 @@ class Cell:
     # -- interleaving methods
 
     def _run_loose(self, letter: Letter) -> None:
-        task = self._loop.create_task(self._handle_loose(letter), name=f"{self.location.name} {letter.method.name}")
+        task = self._loop.create_task(
+            self._handle_loose(letter), name=f"{self.location.name} {letter.method.name}"
+        )
         letter.task = task
         self.loose.add(task)
         task.add_done_callback(self.loose.discard)
@@ -318,10 +350,10 @@ class Cell:
         """Refuse what waits, give running handlers ``grace_s`` seconds, cancel them, then run ``on_stop``."""
         if self.state in (State.STOPPING, State.STOPPED):
             return
-        was_ready = self.state is State.READY
+        was_ready = self.state in (State.READY, State.FAILED)
         self.state = State.STOPPING
+        self._let_in()
         for letter in self.mailbox.drain():
-            letter.size = 0
             self._refuse(letter, ActorStopped("it was stopped before the message was handled"))
         tasks = (self.drainers | self.loose) - {asyncio.current_task()}
         if tasks and grace_s > 0 and reason is not StopReason.FAILED:

@@ -111,7 +111,9 @@ class Codec:
         except OverflowError:
             return self._encode(self.rewrite(safe, "an item")[0])
         except UnicodeEncodeError as error:
-            raise EncodeError("an item", f"it holds a str that is not valid Unicode: {error.reason}") from None
+            raise EncodeError(
+                "an item", f"it holds a str that is not valid Unicode: {error.reason}"
+            ) from None
         except (RecursionError, TypeError, ValueError) as error:
             raise EncodeError("an item", str(error) or type(error).__name__) from None
 
@@ -136,5 +138,3 @@ def decode_plain(body: msgspec.Raw | bytes) -> Any:
 
 
 _plain_decode = msgspec.msgpack.Decoder().decode
-
-

@@ -82,7 +82,13 @@ class ActorError(CallboardError):
 
     def facts(self) -> dict[str, Any]:
         """The error as plain data, for the wire."""
-        return {"w": self.why, "a": self.actor, "i": self.incarnation, "x": self.executed.value, "n": self.items}
+        return {
+            "w": self.why,
+            "a": self.actor,
+            "i": self.incarnation,
+            "x": self.executed.value,
+            "n": self.items,
+        }
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> ActorError:

@@ -72,7 +72,9 @@ class OutOfBand:
 def class_name(cls: type, path: str) -> str:
     """Return the name under which the peer can find ``cls``; raises `EncodeError` if it cannot."""
     if "<locals>" in cls.__qualname__:
-        raise EncodeError(path, f"its class {cls.__qualname__} is defined inside a function; move it to a module")
+        raise EncodeError(
+            path, f"its class {cls.__qualname__} is defined inside a function; move it to a module"
+        )
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -83,7 +85,9 @@ def find_class(name: str) -> type:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, type):
-        raise DecodeError(f"a value of class {name} arrived, but {module_name} is not imported here or lacks it")
+        raise DecodeError(
+            f"a value of class {name} arrived, but {module_name} is not imported here or lacks it"
+        )
     return found
 
 
@@ -131,7 +135,10 @@ class Extensions:
         return self._rewrite_object(value, kind, path, out)
 
     def _rewrite_dict(self, value: dict[Any, Any], path: str, out: OutOfBand) -> Any:
-        if all(type(key) in (str, bool, float) or key is None or (type(key) is int and key in _INT64) for key in value):
+        if all(
+            type(key) in (str, bool, float) or key is None or (type(key) is int and key in _INT64)
+            for key in value
+        ):
             return {key: self.rewrite(v, f"{path}[{key!r}]", out) for key, v in value.items()}
         pairs = [
             [self.rewrite(k, f"key {k!r} of {path}", out), self.rewrite(v, f"{path}[{k!r}]", out)]
@@ -178,7 +185,9 @@ class Extensions:
     def _rewrite_numpy(self, value: Any, path: str, out: OutOfBand) -> Any:
         numpy = sys.modules["numpy"]
         if not isinstance(value, numpy.ndarray | numpy.generic) or value.dtype.hasobject or value.dtype.names:
-            raise EncodeError(path, f"a {type(value).__name__} of dtype {getattr(value, 'dtype', '?')} does not travel")
+            raise EncodeError(
+                path, f"a {type(value).__name__} of dtype {getattr(value, 'dtype', '?')} does not travel"
+            )
         scalar = isinstance(value, numpy.generic)
         array = numpy.ascontiguousarray(value).reshape(value.shape)
         dtype, shape = array.dtype.str, list(array.shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from callboard.transports.base import Link
@@ -33,12 +33,19 @@ class Outbox:
     """An ordered, batching queue in front of one link. Until the link is up it only collects."""
 
     __slots__ = (
-        "_bytes", "_dirty", "_loop", "_parts", "_ready", "_scheduled",
+        "_bytes", "_chunk_bytes", "_dirty", "_loop", "_parts", "_ready", "_refused", "_scheduled",
         "limit_bytes", "link", "posted", "setting",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit_bytes: int, setting: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit_bytes: int,
+        setting: str,
+        refused: Callable[[Sequence[Any], TransportError], None],
+    ) -> None:
         self._loop = loop
+        self._refused = refused
         self._parts: list[bytes] = []
         self._bytes = 0
         self._ready: deque[Sequence[Any]] = deque()
@@ -46,6 +53,7 @@ class Outbox:
         self._scheduled = False
         self.link: Link | None = None
         self.limit_bytes = limit_bytes
+        self._chunk_bytes = min(CHUNK_BYTES, limit_bytes - 8)
         self.setting = setting
         self.posted = 0
 
@@ -59,8 +67,11 @@ class Outbox:
         return not (self._parts or self._ready or self._dirty)
 
     def attach(self, link: Link) -> None:
-        """Start sending on ``link``."""
+        """Start sending on ``link``; its limit counts from now on."""
         self.link = link
+        if link.peer.max_message_bytes:
+            self.limit_bytes = min(self.limit_bytes, link.peer.max_message_bytes)
+            self._chunk_bytes = min(CHUNK_BYTES, self.limit_bytes - 8)
         self.flush()
 
     def detach(self) -> None:
@@ -75,11 +86,11 @@ class Outbox:
         """Queue one encoded envelope; raises `TooLarge`."""
         size = len(part)
         parts = self._parts
-        if size + self._bytes > CHUNK_BYTES and parts:
+        if size + self._bytes > self._chunk_bytes:
+            if size + 8 > self.limit_bytes:
+                raise TooLarge(size, self.limit_bytes, self.setting)
             self._emit()
             parts = self._parts
-        if size > CHUNK_BYTES and size + 8 > self.limit_bytes:
-            raise TooLarge(size, self.limit_bytes, self.setting)
         parts.append(part)
         self._bytes += size
         if not self._scheduled:
@@ -88,11 +99,14 @@ class Outbox:
         elif len(parts) >= CHUNK:
             self._emit()
 
-    def post_with(self, part: bytes, buffers: Sequence[Any]) -> None:
-        """Queue one envelope with the buffers that travel behind it; raises `TooLarge`."""
-        size = len(part) + sum(memoryview(buffer).nbytes for buffer in buffers)
+    def check(self, size: int) -> None:
+        """Raise `TooLarge` if a message of ``size`` bytes cannot be sent."""
         if size + 8 > self.limit_bytes:
             raise TooLarge(size, self.limit_bytes, self.setting)
+
+    def post_with(self, part: bytes, buffers: Sequence[Any]) -> None:
+        """Queue one envelope with the buffers that travel behind it; raises `TooLarge`."""
+        self.check(len(part) + total_bytes(buffers))
         self._emit()
         self._send((array_header(1) + part, *buffers))
 
@@ -139,6 +153,13 @@ class Outbox:
     def _hand_over(self, link: Link, frames: Sequence[Any]) -> bool:
         try:
             link.send(frames)
+        except TooLarge as error:  # posted before the peer had said its limit
+            self._refused(frames, error)
         except TransportError:  # the link has just gone: link_down follows and fails what was outstanding
             return False
         return True
+
+
+def total_bytes(buffers: Sequence[Any]) -> int:
+    """Return the size of all buffers together."""
+    return sum(memoryview(buffer).nbytes for buffer in buffers)

@@ -7,7 +7,7 @@ comes. Under a uniform timeout that is about once per timeout, whatever the rate
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 INFINITE = float("inf")
@@ -58,7 +58,8 @@ class PendingTable:
             self._arm(max(self.nearest, now + 0.002))
         return over
 
-    def take_route(self, matches: Callable[[Any], bool]) -> Iterator[tuple[int, Call]]:
-        """Take out every ask whose route matches."""
-        for call_id in [i for i, call in self.calls.items() if matches(call.route)]:
-            yield call_id, self.calls.pop(call_id)
+    def take_all(self) -> list[Call]:
+        """Take out every ask."""
+        calls = list(self.calls.values())
+        self.calls.clear()
+        return calls

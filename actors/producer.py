@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from .codec import Codec
 from .envelope import END, ITEMS, array_header, join
-from .outbox import Outbox
+from .outbox import Outbox, total_bytes
 
 RECORD_ITEMS = 256
 RECORD_BYTES = 64 * 1024
@@ -152,7 +152,7 @@ class RemoteProducer:
         self._outbox.post_with(envelope, buffers)
         self.sent += 1
         self._credit.items -= 1
-        self._credit.bytes -= len(part) + sum(memoryview(buffer).nbytes for buffer in buffers)
+        self._credit.bytes -= len(part) + total_bytes(buffers)
 
 
 class Feed(Protocol):

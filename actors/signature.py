@@ -12,7 +12,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -75,9 +75,8 @@ class Method:
             annotation = by_name.get(name, Any)
             if annotation is not Any and self.signature.parameters[name].kind not in _VARIADIC:
                 bound.arguments[name] = self._fit(name, value, annotation)
-        if bound.kwargs:
-            kwargs.clear()
-            kwargs.update(bound.kwargs)
+        kwargs.clear()
+        kwargs.update(bound.kwargs)
         return list(bound.args)
 
     def _fit(self, name: str, value: Any, annotation: Any) -> Any:
@@ -166,7 +165,9 @@ def _accepted(annotation: Any) -> frozenset[type] | None:
     accepted: frozenset[type] = frozenset()
     for member in members:
         origin = typing.get_origin(member)
-        free = origin in (list, dict) and all(arg in (Any, object, str) for arg in typing.get_args(member)[-1:])
+        free = origin in (list, dict) and all(
+            arg in (Any, object, str) for arg in typing.get_args(member)[-1:]
+        )
         exact = frozenset({origin}) if free and typing.get_args(member)[-1] is not str else _exact(member)
         if exact is None:
             return None
@@ -178,7 +179,9 @@ def _accepted(annotation: Any) -> frozenset[type] | None:
 
 
 def _is_record(kind: type) -> bool:
-    return dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct) or hasattr(kind, "model_validate")
+    return (
+        dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct) or hasattr(kind, "model_validate")
+    )
 
 
 def _is_union(annotation: Any) -> bool:
@@ -247,10 +250,12 @@ def unknown_method(cls: type, name: str, *, streams: bool) -> str:
     return f"{cls.__name__} has no message {name!r}; it has: {known}{did_you_mean(name, methods)}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def methods_of(cls: type) -> dict[str, Method]:
     """Return the messages of an actor class by name: its public functions, without the life cycle hooks."""
-    base = next((c for c in cls.__mro__ if c.__name__ == "Actor" and c.__module__.endswith("actors.actor")), object)
+    base = next(
+        (c for c in cls.__mro__ if c.__name__ == "Actor" and c.__module__.endswith("actors.actor")), object
+    )
     found: dict[str, Method] = {}
     for name in dir(cls):
         if name.startswith("_") or name in HOOKS or hasattr(base, name):

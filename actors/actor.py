@@ -1,0 +1,93 @@
+"""What a user derives from, and what an actor knows about itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from .current import is_cancelled
+from .policy import StopReason
+from .ref import Ref
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ActorContext:
+    """What an actor knows about itself; ``self.context``, there before ``__init__`` runs."""
+
+    __slots__ = ("_announce", "_ref", "component", "incarnation", "index", "log", "name", "node")
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        component: str,
+        index: int,
+        incarnation: int,
+        node: str,
+        ref: Callable[[], Ref[Any]],
+        announce: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.component = component
+        self.index = index
+        self.incarnation = incarnation
+        self.node = node
+        """Name of the process, for people."""
+        self.log = logging.getLogger(f"callboard.actor.{name}")
+        self._ref = ref
+        self._announce = announce
+
+    def __repr__(self) -> str:
+        return f"<ActorContext {self.name} incarnation {self.incarnation} in {self.node}>"
+
+    @property
+    def ref(self) -> Ref[Any]:
+        """A reference to this actor, to be given to others."""
+        return self._ref()
+
+    @property
+    def cancelled(self) -> bool:
+        """True if the caller of the message being handled has left; for blocking handlers to look at."""
+        return is_cancelled()
+
+    def announce(self, text: str) -> None:
+        """Show a line to whoever started the system, for example the URL where this actor listens."""
+        self._announce(text)
+
+
+class Actor:
+    """Base of all actors: a plain class whose public methods are its messages.
+
+    ``async def`` and plain methods are asked or told, generators are streamed. One message is handled at
+    a time unless ``concurrency`` says otherwise. A plain method runs on the event loop: mark it `blocking`
+    if it takes longer than a moment.
+    """
+
+    concurrency: ClassVar[int] = 1
+    context: ActorContext
+
+    async def on_start(self) -> None:
+        """Called before the first message; the actor is ready when it returns."""
+
+    async def on_stop(self, reason: StopReason) -> None:
+        """Called after the last message."""
+
+
+def blocking(function: F) -> F:
+    """Mark a plain method or generator that blocks: it runs in a thread."""
+    function.__callboard_blocking__ = True  # type: ignore[attr-defined]
+    return function
+
+
+def interleave(function: F) -> F:
+    """Mark a method that runs at once, beside whatever the actor is handling."""
+    function.__callboard_interleave__ = True  # type: ignore[attr-defined]
+    return function
+
+
+def idempotent(function: F) -> F:
+    """Mark a method that may run twice for one ask: it is retried when its process dies."""
+    function.__callboard_idempotent__ = True  # type: ignore[attr-defined]
+    return function

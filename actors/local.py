@@ -1,0 +1,213 @@
+"""The way to an actor of the same process: no encoding, the same objects arrive, the rest is as elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .cell import Cell
+from .directory import Location
+from .envelope import ASK, OPEN, TELL
+from .errors import ActorStopped, MailboxFull, UnknownMethod
+from .failure import from_facts, to_facts
+from .mailbox import Letter
+from .pending import INFINITE, Call, PendingTable
+from .policy import Overflow
+from .producer import LocalProducer
+from .signature import Method, unknown_method
+from .stream import Reader
+
+
+class Host(Protocol):
+    """What local messages need from their node."""
+
+    pending: PendingTable
+    readers: dict[int, Reader]
+
+    @property
+    def next_id(self) -> Callable[[], int]:
+        """Returns an id that no open call has."""
+
+
+class LocalOrigin:
+    """Takes the answers to messages of the same process."""
+
+    __slots__ = ("calls", "host")
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.calls: dict[int, Letter] = {}
+
+    def reply(self, letter: Letter, value: Any) -> None:
+        """Answer an ask."""
+        self.calls.pop(letter.id, None)
+        call = self.host.pending.calls.pop(letter.id, None)
+        if call is None:
+            self.host.pending.late += 1
+        elif not call.future.done():
+            call.future.set_result(value)
+
+    def fail(self, letter: Letter, error: BaseException, *, ran: bool) -> None:
+        """Answer with an error; for a tell this does nothing."""
+        if letter.kind == TELL:
+            return
+        self.calls.pop(letter.id, None)
+        location = letter.cell.location
+        # The same facts as between processes, so that errors do not depend on where an actor runs. The
+        # handler's own exception is passed on as it is, with its traceback.
+        known: Exception = from_facts(to_facts(error, location.name, location.incarnation, ran=ran))
+        if (
+            ran
+            and isinstance(error, Exception)
+            and type(known) is type(error)
+            and not hasattr(error, "executed")
+        ):
+            known = error
+        call = self.host.pending.calls.pop(letter.id, None)
+        if call is not None:
+            if not call.future.done():
+                call.future.set_exception(known)
+            return
+        reader = self.host.readers.pop(letter.id, None)
+        if reader is not None:
+            reader.finish(known)
+
+    def forget(self, letter: Letter) -> None:
+        """Nobody waits for this letter any more."""
+        self.calls.pop(letter.id, None)
+        self.host.readers.pop(letter.id, None)
+
+    def producer(self, letter: Letter) -> LocalProducer:
+        """Make the sending side of a stream."""
+        reader = self.host.readers[letter.id]
+        producer = LocalProducer(reader)
+        reader.more = producer.more
+        return producer
+
+
+class LocalRoute:
+    """The way to one actor incarnation of this process."""
+
+    __slots__ = ("cell", "location", "origin")
+
+    def __init__(self, origin: LocalOrigin, cell: Cell) -> None:
+        self.origin = origin
+        self.cell = cell
+        self.location: Location = cell.location
+
+    def __repr__(self) -> str:
+        return f"<LocalRoute {self.location.name}>"
+
+    @property
+    def crowded(self) -> bool:
+        """True if an ask has to wait for room."""
+        return self.cell.mailbox.full and self.cell.mailbox.policy.overflow is Overflow.BLOCK
+
+    @property
+    def full(self) -> bool:
+        """True if a tell would raise."""
+        return self.cell.mailbox.full and self.cell.mailbox.policy.overflow in (
+            Overflow.REJECT,
+            Overflow.BLOCK,
+        )
+
+    def ask(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        budget_s: float,
+        deadline: float,
+        extra: Any,
+    ) -> tuple[int, asyncio.Future[Any]]:
+        """Deliver an ask; returns its id and the future of its answer."""
+        found = self._method(method, streams=False)
+        host = self.origin.host
+        call_id = host.next_id()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        host.pending.add(call_id, Call(future, self, deadline, method))
+        self._deliver(ASK, call_id, found, args, kwargs, deadline, extra)
+        return call_id, future
+
+    def tell(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], extra: Any) -> None:
+        """Deliver a tell; raises `MailboxFull` or `ActorStopped` where an ask would be answered so."""
+        found = self._method(method, streams=False)
+        cell = self.cell
+        if not cell.takes_mail:
+            raise ActorStopped(
+                "it is stopping", actor=self.location.name, incarnation=self.location.incarnation
+            )
+        if self.full:
+            limit = cell.mailbox.policy
+            raise MailboxFull(
+                f"its mailbox is full ({limit.messages} messages or {limit.bytes:,} bytes); use tell_wait",
+                actor=self.location.name,
+                incarnation=self.location.incarnation,
+            )
+        self._deliver(TELL, 0, found, args, kwargs, INFINITE, extra)
+
+    def open(
+        self,
+        reader: Reader,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        budget_s: float,
+        extra: Any,
+    ) -> int:
+        """Open a stream that feeds ``reader``; returns its id."""
+        found = self._method(method, streams=True)
+        host = self.origin.host
+        call_id = host.next_id()
+        reader.route = self
+        host.readers[call_id] = reader
+        self._deliver(OPEN, call_id, found, args, kwargs, INFINITE, extra)
+        return call_id
+
+    def cancel(self, call_id: int) -> None:
+        """Forget a call and cancel its handler."""
+        host = self.origin.host
+        host.pending.calls.pop(call_id, None)
+        host.readers.pop(call_id, None)
+        letter = self.origin.calls.pop(call_id, None)
+        if letter is not None:
+            letter.cell.cancel(letter)
+
+    def forget_waiting(self, call_id: int) -> bool:
+        """True if the call waits in the mailbox: its handler will not run."""
+        letter = self.origin.calls.get(call_id)
+        return letter is not None and letter.task is None
+
+    async def room(self) -> None:
+        """Return when the mailbox takes another message, or the actor has stopped."""
+        while self.cell.mailbox.full and self.cell.takes_mail:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.cell.rooms.append(future)
+            await future
+
+    def _method(self, name: str, *, streams: bool) -> Method:
+        method = self.cell.methods.get(name)
+        if method is None or method.streams is not streams:
+            why = unknown_method(self.cell.cls, name, streams=streams)
+            raise UnknownMethod(why, actor=self.location.name, incarnation=self.location.incarnation)
+        return method
+
+    def _deliver(
+        self,
+        kind: int,
+        call_id: int,
+        method: Method,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float,
+        extra: Any,
+    ) -> None:
+        letter = Letter(
+            kind, call_id, method, self.origin, deadline, None, list(args), kwargs or None, cell=self.cell
+        )
+        if extra is not None:
+            letter.chain = tuple(extra.get("c", ()))
+        if kind != TELL:
+            self.origin.calls[call_id] = letter
+        self.cell.deliver(letter)

@@ -1,0 +1,383 @@
+"""One process of a system: its event loop, its actors, and the links to the other nodes.
+
+The node is where the parts meet; it decides little itself. Downwards it is the `LinkHandler` of the planes. Upwards
+it starts and stops actors and is told by a supervisor what is where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import secrets
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from callboard.transports.manager import NetworkManager
+from callboard.transports.settings import NetworkSettings
+
+from callboard.transports.base import Identity, Link
+from callboard.transports.errors import CallboardError, TransportError
+
+from .actor import Actor, ActorContext
+from .cell import Cell, State
+from .codec import Codec
+from .current import CURRENT
+from .deadlines import Sweeper
+from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location, split_name
+from .errors import ActorStopped, ActorUnavailable, StartFailed
+from .local import LocalOrigin, LocalRoute
+from .origin import Origin
+from .outbox import Outbox
+from .peer import Peer
+from .policy import MailboxPolicy, StopReason
+from .ref import Ref, resolving
+from .stream import Reader
+from .target import Route, Target
+
+A = TypeVar("A", bound=Actor)
+
+LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
+
+log = logging.getLogger("callboard.actors")
+
+
+class Node:
+    """A process's part of a system. Not thread-safe: everything happens on its event loop.
+
+    With ``listen=False`` it can call others but nobody can call its actors.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        namespace: str = "default",
+        incarnation: int = 1,
+        settings: NetworkSettings | None = None,
+        listen: bool = True,
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.incarnation = incarnation
+        self.settings = settings or NetworkSettings()
+        self.id = f"{name}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.directory = Directory()
+        self.directory.on_change(self._ways_changed)
+        self.epoch = 0
+        self.codec = Codec(ref_class=Ref, ref_to_wire=_ref_to_wire, ref_from_wire=self._ref_from_wire)
+        self.cells: dict[int, Cell] = {}
+        self.readers: dict[int, Reader] = {}
+        self.dropped_tells = 0
+        self.on_actor_failed: Callable[[str, int, BaseException], None] | None = None
+        self.on_announce: Callable[[str, str], None] | None = None
+        self._sweeper = Sweeper()
+        self.pending = self._sweeper.pending
+        self.next_id: Callable[[], int] = itertools.count(1).__next__
+        self._numbers = itertools.count(1)
+        self._local = LocalOrigin(self)
+        self._by_name: dict[str, Cell] = {}
+        self._targets: dict[str, Target] = {}
+        self._peers: dict[str, Peer] = {}
+        self._sessions: dict[Link, Peer | Origin] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        identity = Identity(
+            node=self.id,
+            name=name,
+            namespace=namespace,
+            incarnation=incarnation,
+            pid=os.getpid(),
+            max_message_bytes=self.settings.max_message_bytes,
+        )
+        self._network = NetworkManager(self.settings, identity, self, listen=listen)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.id} at {self.address or 'no address'}, {len(self.cells)} actors, {len(self._peers)} peers>"
+
+    @property
+    def address(self) -> str:
+        """Where others reach this node; empty if it does not listen."""
+        return self._network.address
+
+    @property
+    def ask_deadline_s(self) -> float:
+        """Deadline of an ask that names none."""
+        return self.settings.request_timeout_s
+
+    async def start(self) -> None:
+        """Bind. Raises `TransportError` and `ConfigError`."""
+        self._sweeper.start()
+        await self._network.start()
+
+    async def close(self, *, grace_s: float = 5.0) -> None:
+        """Stop the actors, the last started first, then the network; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for name in reversed(list(self._by_name)):
+            await self.stop_actor(name, StopReason.SHUTDOWN, grace_s=grace_s)
+        if self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+        for peer in list(self._peers.values()):
+            self._peer_down(peer, "this node was closed")
+        await self._network.close()
+        self._sweeper.close()
+        for call in self.pending.take_all():
+            if not call.future.done():
+                call.future.set_exception(ActorStopped("this node was closed"))
+
+    # -- actors
+
+    async def spawn(
+        self,
+        cls: type[A],
+        *args: Any,
+        name: str,
+        incarnation: int = 1,
+        mailbox: MailboxPolicy | None = None,
+        **kwargs: Any,
+    ) -> Ref[A]:
+        """Start an actor here and return the reference to it when it is ready.
+
+        Raises `StartFailed` with the traceback of the constructor or of ``on_start``.
+        """
+        if name in self._by_name:
+            raise StartFailed("an actor of this name runs in this process already", actor=name)
+        if not (isinstance(cls, type) and issubclass(cls, Actor)):
+            raise StartFailed(f"{cls!r} is not a class that derives from callboard.Actor", actor=name)
+        policy = mailbox or MailboxPolicy()
+        location = Location(
+            name,
+            self.id,
+            self.address,
+            next(self._numbers),
+            incarnation,
+            min(DEFAULT_WINDOW, policy.messages),
+            min(DEFAULT_WINDOW_BYTES, policy.bytes),
+        )
+        cell = Cell(self, cls, location, policy, cls.concurrency)
+        self.cells[location.number] = cell
+        self._by_name[name] = cell
+        try:
+            CURRENT.set(None)
+            cell.actor = self._build(cls, args, kwargs, cell)
+            await cell.actor.on_start()
+        except BaseException as error:
+            await self._discard(cell)
+            if not isinstance(error, Exception):
+                raise
+            text = "".join(traceback.format_exception(error))
+            why = f"it did not start: {type(error).__name__}: {error}"
+            raise StartFailed(why, actor=name, incarnation=incarnation, remote_traceback=text) from error
+        cell.open()
+        self.directory.add(location)
+        return self.ref(name, cls)
+
+    def _build(self, cls: type[A], args: tuple[Any, ...], kwargs: dict[str, Any], cell: Cell) -> A:
+        name = cell.location.name
+        component, index = split_name(name)
+        actor = cls.__new__(cls, *args, **kwargs)
+        actor.context = ActorContext(
+            name=name,
+            component=component,
+            index=index or 0,
+            incarnation=cell.location.incarnation,
+            node=self.name,
+            ref=lambda: self.ref(name, cls),
+            announce=lambda text: self._announce(name, text),
+        )
+        actor.__init__(*args, **kwargs)  # type: ignore[misc]
+        return actor
+
+    def _announce(self, name: str, text: str) -> None:
+        if self.on_announce is not None:
+            self.on_announce(name, text)
+        else:
+            log.info("%s: %s", name, text)
+
+    async def stop_actor(self, name: str, reason: StopReason, *, grace_s: float = 5.0) -> None:
+        """Stop a local actor: refuse what waits, let run what runs for ``grace_s`` seconds, then cancel it.
+
+        Does nothing if there is no such actor.
+        """
+        cell = self._by_name.get(name)
+        if cell is not None:
+            self.directory.remove(name, cell.location.incarnation, f"it was stopped ({reason.value})")
+            await cell.stop(reason, grace_s)
+            await self._discard(cell)
+
+    async def _discard(self, cell: Cell) -> None:
+        if cell.state is not State.STOPPED:
+            await cell.stop(StopReason.FAILED, 0)
+        self.cells.pop(cell.location.number, None)
+        if self._by_name.get(cell.location.name) is cell:
+            del self._by_name[cell.location.name]
+
+    def actor_failed(self, cell: Cell, error: BaseException) -> None:
+        """A tell raised: nothing more is handled, and whoever supervises decides."""
+        if not cell.takes_mail:
+            return
+        cell.state = State.FAILED
+        name, incarnation = cell.location.name, cell.location.incarnation
+        log.error("%s failed: %s: %s", name, type(error).__name__, error, exc_info=error)
+        self.directory.remove(name, incarnation, f"it failed: {type(error).__name__}: {error}")
+        self._later(self._stop_failed(cell, error))
+
+    async def _stop_failed(self, cell: Cell, error: BaseException) -> None:
+        await cell.stop(StopReason.FAILED, 0)
+        await self._discard(cell)
+        if self.on_actor_failed is not None:
+            self.on_actor_failed(cell.location.name, cell.location.incarnation, error)
+
+    def location(self, name: str) -> Location | None:
+        """Where a local actor can be reached, or None."""
+        cell = self._by_name.get(name)
+        return cell.location if cell is not None else None
+
+    # -- names
+
+    def ref(self, name: str, cls: type[A] = Actor) -> Ref[A]:  # type: ignore[assignment]
+        """Return a reference to an instance (``worker.0``) or a component (``worker``), known or not."""
+        return Ref(self, name, cls)
+
+    @contextmanager
+    def resolving(self) -> Iterator[None]:
+        """Within this block, unpickled references belong to this node."""
+        with resolving(lambda name, cls: Ref(self, name, cls)):
+            yield
+
+    def target(self, name: str) -> Target:
+        """What a name stands for; one object per name."""
+        target = self._targets.get(name)
+        if target is None:
+            target = self._targets[name] = Target(self, name, is_component=split_name(name)[1] is None)
+        return target
+
+    def _ref_from_wire(self, fields: list[Any]) -> Ref[Any]:
+        return Ref(self, str(fields[0]))
+
+    def add_location(self, location: Location) -> None:
+        """The supervisor says: this instance can be reached."""
+        self.directory.add(location)
+
+    def remove_location(self, name: str, incarnation: int, reason: str) -> None:
+        """The supervisor says: this instance is down."""
+        self.directory.remove(name, incarnation, reason)
+
+    def node_down(self, node: str, reason: str) -> None:
+        """The supervisor says: this whole node is gone. Everything outstanding on it fails now."""
+        self.directory.node_down(node, reason)
+        peer = self._peers.get(node)
+        if peer is not None:
+            self._peer_down(peer, reason)
+        for link, session in list(self._sessions.items()):
+            if isinstance(session, Origin) and link.peer.node == node:
+                session.down()
+                link.close()
+
+    def _ways_changed(self) -> None:
+        self.epoch += 1
+
+    # -- ways
+
+    def route(self, location: Location) -> Route:
+        """The way to one actor incarnation; dials its node when it is used first."""
+        if location.node == self.id:
+            cell = self.cells.get(location.number)
+            if cell is None:
+                raise ActorUnavailable("it has just been stopped", actor=location.name)
+            return LocalRoute(self._local, cell)
+        peer = self._peers.get(location.node)
+        if peer is None:
+            peer = Peer(self, location.address, location.node, self.settings.max_message_bytes, LIMIT_SETTING)
+            self._peers[location.node] = peer
+            self._later(self._dial(peer))
+        return peer.outlet(location)
+
+    async def _dial(self, peer: Peer) -> None:
+        try:
+            link = await self._network.connect(peer.address, node=peer.node)
+        except CallboardError as error:
+            self._peer_down(peer, str(error))
+            return
+        if self._peers.get(peer.node) is not peer:  # it went down while we dialled
+            link.close()
+            return
+        self._sessions[link] = peer
+        peer.connected(link)
+
+    def _peer_down(self, peer: Peer, why: str) -> None:
+        if self._peers.get(peer.node) is peer:
+            del self._peers[peer.node]
+        link = peer.link
+        if link is not None:
+            self._sessions.pop(link, None)
+        self.epoch += 1
+        peer.down(why)
+        if link is not None:
+            link.close()
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- called by the planes
+
+    def link_up(self, link: Link) -> None:
+        """A peer dialled us."""
+        outbox = Outbox(asyncio.get_running_loop(), self.settings.max_message_bytes, LIMIT_SETTING, _ignore)
+        outbox.attach(link)
+        self._sessions[link] = Origin(self, link, outbox)
+
+    def link_received(self, link: Link, frames: Sequence[bytes | memoryview]) -> None:
+        """One message arrived."""
+        session = self._sessions.get(link)
+        if session is not None:
+            session.received(frames)
+
+    def link_writable(self, link: Link) -> None:
+        """A link that was full has room again."""
+        session = self._sessions.get(link)
+        if session is not None:
+            session.outbox.flush()
+
+    def link_down(self, link: Link, error: TransportError) -> None:
+        """A link is gone."""
+        session = self._sessions.pop(link, None)
+        if isinstance(session, Peer):
+            self._peer_down(session, str(error))
+        elif session is not None:
+            session.down()
+
+    def link_idle(self, link: Link) -> bool:
+        """True if the pool may close this link."""
+        session = self._sessions.get(link)
+        return session is None or session.idle
+
+    def statistics(self) -> dict[str, Any]:
+        """Everything that is counted here, as plain data."""
+        return {
+            "node": self.id,
+            "actors": {name: cell.statistics() for name, cell in self._by_name.items()},
+            "open_asks": len(self.pending),
+            "open_streams": len(self.readers),
+            "late_answers": self.pending.late,
+            "dropped_tells": self.dropped_tells,
+            "network": self._network.statistics(),
+        }
+
+
+def _ref_to_wire(ref: Ref[Any]) -> list[Any]:
+    return [ref.name]
+
+
+def _ignore(frames: Sequence[Any], error: TransportError) -> None:
+    """An accepted link has its limit from the start: this cannot happen."""
+    log.error("an answer could not be sent: %s", error)

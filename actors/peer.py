@@ -1,0 +1,374 @@
+"""The asking side of one link: a node that we dial, and the ways into its actors.
+
+An *outlet* leads to one actor incarnation. It spends the credit of that actor's window; what exceeds it waits in
+a backlog of the same size, and when that is full too, the caller is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from callboard.transports.base import Link
+from callboard.transports.errors import TransportError
+
+from .codec import Codec, decode_plain
+from .directory import Location
+from .envelope import (
+    ASK,
+    CANCEL,
+    CREDIT,
+    END,
+    ERROR,
+    ITEMS,
+    MALFORMED,
+    MORE,
+    OPEN,
+    REPLY,
+    TELL,
+    Envelope,
+    split,
+)
+from .errors import ActorUnavailable, CodecError, DecodeError, EncodeError, MailboxFull
+from .failure import from_facts
+from .outbox import Outbox, total_bytes
+from .pending import Call, PendingTable
+from .policy import Executed
+from .producer import WINDOW_BYTES, WINDOW_ITEMS
+from .stream import Reader
+
+log = logging.getLogger("callboard.actors")
+
+
+class Host(Protocol):
+    """What a peer needs from its node."""
+
+    codec: Codec
+    pending: PendingTable
+    readers: dict[int, Reader]
+    dropped_tells: int
+
+    @property
+    def next_id(self) -> Callable[[], int]:
+        """Returns an id that no open call has."""
+
+
+class Outlet:
+    """The way to one actor incarnation in another process."""
+
+    __slots__ = ("_backlog", "_bytes", "_credit", "_rooms", "crowded", "location", "outbox", "peer")
+
+    def __init__(self, peer: Peer, location: Location) -> None:
+        self.peer = peer
+        self.outbox = peer.outbox
+        self.location = location
+        self._credit = location.window
+        self._bytes = location.window_bytes
+        self._backlog: deque[tuple[int, bytes, Sequence[Any]]] = deque()
+        self._rooms: deque[asyncio.Future[None]] = deque()
+        self.crowded = False
+        """True while the backlog is full: a tell raises, an ask waits for `room`."""
+
+    def __repr__(self) -> str:
+        return f"<Outlet {self.location.name} credit {self._credit}, {len(self._backlog)} wait>"
+
+    @property
+    def full(self) -> bool:
+        """True if a tell would raise."""
+        return self.crowded
+
+    def ask(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        budget_s: float,
+        deadline: float,
+        extra: Any,
+    ) -> tuple[int, asyncio.Future[Any]]:
+        """Send an ask; returns its id and the future of its answer."""
+        host = self.peer.host
+        call_id = host.next_id()
+        self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
+        future: asyncio.Future[Any] = self.peer.loop.create_future()
+        host.pending.add(call_id, Call(future, self, deadline, method))
+        return call_id, future
+
+    def tell(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], extra: Any) -> None:
+        """Send a tell; raises `MailboxFull` if credit and backlog are used up."""
+        if self.crowded:
+            raise MailboxFull(
+                f"{len(self._backlog)} messages wait here for room in its mailbox; use tell_wait",
+                actor=self.location.name,
+                incarnation=self.location.incarnation,
+            )
+        self._encode_and_send(TELL, 0, method, args, kwargs, 0, extra)
+
+    def open(
+        self,
+        reader: Reader,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        budget_s: float,
+        extra: Any,
+    ) -> int:
+        """Open a stream that feeds ``reader``; returns its id."""
+        call_id = self.peer.host.next_id()
+        granted = (extra or {}) | {"w": [WINDOW_ITEMS, WINDOW_BYTES]}
+        self._encode_and_send(OPEN, call_id, method, args, kwargs, budget_s, granted)
+        reader.route = self
+        reader.more = lambda items, size: self.peer.post_plain((MORE, call_id, [items, size]))
+        self.peer.host.readers[call_id] = reader
+        return call_id
+
+    def cancel(self, call_id: int) -> None:
+        """Forget a call and tell the peer, unless it never left."""
+        host = self.peer.host
+        host.pending.calls.pop(call_id, None)
+        host.readers.pop(call_id, None)
+        if not self.forget_waiting(call_id):
+            self.peer.post_plain((CANCEL, call_id, None))
+
+    def forget_waiting(self, call_id: int) -> bool:
+        """Take a call out of the backlog; False if it is not there: it has been sent."""
+        for entry in self._backlog:
+            if entry[0] == call_id:
+                self._backlog.remove(entry)
+                self._let_in()
+                return True
+        return False
+
+    async def room(self) -> None:
+        """Return when the backlog has room again, or the peer is gone."""
+        while self.crowded:
+            future: asyncio.Future[None] = self.peer.loop.create_future()
+            self._rooms.append(future)
+            await future
+
+    def _encode_and_send(
+        self,
+        kind: int,
+        call_id: int,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        budget_s: float,
+        extra: Any,
+    ) -> None:
+        codec = self.peer.host.codec
+        body: Any = list(args) if not kwargs else {"a": list(args), "k": kwargs}
+        try:
+            safe, buffers = codec.to_wire(body, "arguments")
+            part = codec.encode(
+                (kind, call_id, safe, self.location.number, method, budget_s, extra), 2, "arguments"
+            )
+        except EncodeError as error:
+            raise EncodeError(
+                f"{self.location.name}.{method}: {argument_path(error.path)}", error.why
+            ) from None
+        if self._credit > 0 and self._bytes > 0 and not self._backlog:
+            if buffers is None:
+                self.outbox.post(part)
+                self._bytes -= len(part)
+            else:
+                self.outbox.post_with(part, buffers)
+                self._bytes -= len(part) + total_bytes(buffers)
+            self._credit -= 1
+        else:
+            self.outbox.check(len(part) + total_bytes(buffers or ()))
+            self._backlog.append((call_id, part, buffers or ()))
+            self.crowded = len(self._backlog) >= self.location.window
+
+    def more(self, messages: int, size: int) -> None:
+        """The actor gave credit back."""
+        self._credit += messages
+        self._bytes += size
+        backlog = self._backlog
+        while backlog and self._credit > 0 and self._bytes > 0:
+            _, part, buffers = backlog.popleft()
+            self._credit -= 1
+            self._bytes -= len(part) + total_bytes(buffers)
+            if buffers:
+                self.outbox.post_with(part, buffers)
+            else:
+                self.outbox.post(part)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        room = self.location.window - len(self._backlog)
+        if room > 0:
+            self.crowded = False
+            while self._rooms and room > 0:
+                future = self._rooms.popleft()
+                if not future.done():
+                    future.set_result(None)
+                    room -= 1
+
+    def down(self) -> set[int]:
+        """The way is gone: drop the backlog and return the ids in it, which were never sent."""
+        never = {call_id for call_id, _, _ in self._backlog}
+        self._backlog.clear()
+        self.crowded = False
+        while self._rooms:
+            future = self._rooms.popleft()
+            if not future.done():
+                future.set_result(None)
+        return never
+
+
+class Peer:
+    """A node that we dial when the first message for it comes."""
+
+    __slots__ = ("address", "host", "link", "loop", "node", "outbox", "outlets")
+
+    def __init__(self, host: Host, address: str, node: str, limit_bytes: int, setting: str) -> None:
+        self.host = host
+        self.address = address
+        self.node = node
+        self.loop = asyncio.get_running_loop()
+        self.link: Link | None = None
+        self.outbox = Outbox(self.loop, limit_bytes, setting, self._refused)
+        self.outlets: dict[int, Outlet] = {}
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.node} at {self.address}, {'up' if self.link else 'not connected'}>"
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing waits to be sent and no answer is awaited."""
+        return self.outbox.idle and not self._calls() and not self._readers()
+
+    def outlet(self, location: Location) -> Outlet:
+        """The way to one of its actors."""
+        outlet = self.outlets.get(location.number)
+        if outlet is None:
+            outlet = self.outlets[location.number] = Outlet(self, location)
+        return outlet
+
+    def connected(self, link: Link) -> None:
+        """The link is up: send what has been collected."""
+        self.link = link
+        self.outbox.attach(link)
+
+    def post_plain(self, envelope: tuple[Any, ...]) -> None:
+        """Post an envelope of plain data that needs no credit."""
+        self.outbox.post(self.host.codec.encode(envelope, 2, "a control message"))
+
+    def received(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Take one message of the plane; a malformed one ends the link."""
+        try:
+            envelopes = split(frames[0])
+        except MALFORMED as error:
+            log.warning("closing the link to %s: it sent a malformed batch: %s", self.node, error)
+            if self.link is not None:
+                self.link.close()
+            return
+        buffers = frames[1:] if len(frames) > 1 else ()
+        host = self.host
+        calls, decode = host.pending.calls, host.codec.decode
+        for envelope in envelopes:
+            if envelope.kind == REPLY:
+                call = calls.pop(envelope.id, None)
+                if call is None:
+                    host.pending.late += 1
+                    continue
+                future = call.future
+                if future.done():
+                    continue
+                try:
+                    future.set_result(decode(envelope.body, buffers))
+                except DecodeError as error:
+                    future.set_exception(error)
+            else:
+                self._other(envelope, buffers)
+
+    def _other(self, envelope: Envelope, buffers: Any) -> None:
+        kind, host = envelope.kind, self.host
+        try:
+            if kind == ITEMS:
+                reader = host.readers.get(envelope.id)
+                if reader is not None:
+                    items = host.codec.decode(envelope.body, buffers)
+                    reader.feed(items, len(envelope.body) + total_bytes(buffers))
+            elif kind == END:
+                reader = host.readers.pop(envelope.id, None)
+                if reader is not None:
+                    reader.finish(None)
+            elif kind == ERROR:
+                self._failed(envelope.id, from_facts(host.codec.decode(envelope.body)))
+            elif kind == CREDIT:
+                messages, size = decode_plain(envelope.body)
+                outlet = self.outlets.get(envelope.target)
+                if outlet is not None:
+                    outlet.more(int(messages), int(size))
+        except (CodecError, TypeError, ValueError) as error:
+            log.warning("%s sent an answer that cannot be read: %s", self.node, error)
+            reader = host.readers.get(envelope.id) if kind == ITEMS else None
+            if reader is not None:
+                reader.route.cancel(envelope.id)
+                reader.finish(error)
+
+    def _failed(self, call_id: int, error: Exception) -> None:
+        call = self.host.pending.calls.pop(call_id, None)
+        if call is not None:
+            if not call.future.done():
+                call.future.set_exception(error)
+            return
+        reader = self.host.readers.pop(call_id, None)
+        if reader is not None:
+            reader.finish(error)
+        else:
+            self.host.pending.late += 1
+
+    def _refused(self, frames: Sequence[Any], error: TransportError) -> None:
+        for envelope in split(frames[0]):
+            if envelope.id:
+                self._failed(envelope.id, error)
+            else:
+                self.host.dropped_tells += 1
+                log.warning("dropped a tell of %s: %s", envelope.method, error)
+
+    def _calls(self) -> list[int]:
+        return [i for i, call in self.host.pending.calls.items() if getattr(call.route, "peer", None) is self]
+
+    def _readers(self) -> list[int]:
+        return [i for i, reader in self.host.readers.items() if getattr(reader.route, "peer", None) is self]
+
+    def down(self, why: str) -> None:
+        """The link is gone, or could not be made: everything outstanding fails now."""
+        connected = self.link is not None
+        self.link = None
+        never: set[int] = set()
+        for outlet in self.outlets.values():
+            never |= outlet.down()
+        for call_id in self._calls():
+            call = self.host.pending.calls.pop(call_id)
+            if not call.future.done():
+                ran = Executed.MAYBE if connected and call_id not in never else Executed.NEVER
+                call.future.set_exception(_unavailable(why, call.route.location, ran))
+        for call_id in self._readers():
+            reader = self.host.readers.pop(call_id)
+            ran = Executed.MAYBE if connected and call_id not in never else Executed.NEVER
+            reader.finish(_unavailable(why, reader.route.location, ran))
+        self.outbox.detach()
+
+
+def _unavailable(why: str, location: Location, executed: Executed) -> ActorUnavailable:
+    return ActorUnavailable(why, actor=location.name, incarnation=location.incarnation, executed=executed)
+
+
+def argument_path(path: str) -> str:
+    """Turn the path in the encoded body into one that the caller knows.
+
+    >>> argument_path("arguments['k']['prompt'].x"), argument_path("arguments[0]['a']")
+    ("argument 'prompt'.x", "argument 0['a']")
+    """
+    for prefix in ("arguments['k'][", "arguments['a'][", "arguments["):
+        if path.startswith(prefix):
+            name, _, rest = path[len(prefix) :].partition("]")
+            return f"argument {name}{rest}"
+    return path

@@ -1,0 +1,418 @@
+"""References: what a caller holds of an actor.
+
+A reference is a name and a few options. It can be sent in messages; whoever receives it uses it from there. Which
+process the actor is in is looked up per message, so a reference outlives restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from time import monotonic
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from .current import CURRENT
+from .errors import ActorError, ActorStopped, ActorUnavailable, CallCycle, DeadlineExceeded
+from .mailbox import Letter
+from .pending import INFINITE
+from .policy import Executed, OnDown
+from .stream import Opening, Reader, Stream
+from .target import Route, Target
+
+A_co = TypeVar("A_co", covariant=True)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_RETRIES = 2
+"""For component references, where another instance can take over, and for idempotent methods."""
+
+
+class Host(Protocol):
+    """What references need from their node."""
+
+    @property
+    def ask_deadline_s(self) -> float:
+        """Deadline of an ask that names none."""
+
+    def target(self, name: str) -> Target:
+        """What a name stands for."""
+
+
+class Ref(Generic[A_co]):
+    """A reference to an actor, or to a component: then each message goes to one of its instances in turn."""
+
+    __slots__ = ("_cls", "_deadline_s", "_host", "_on_down", "_retries", "_target", "name")
+
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        cls: type | None = None,
+        *,
+        deadline_s: float | None = None,
+        retries: int | None = None,
+        on_down: OnDown = OnDown.FAIL,
+    ) -> None:
+        self._host = host
+        self._target = host.target(name)
+        self._cls = cls
+        self._deadline_s = deadline_s
+        self._retries = retries
+        self._on_down = on_down
+        self.name = name
+
+    def __repr__(self) -> str:
+        kind = self._cls.__name__ if self._cls else "?"
+        return f"<Ref {self.name}: {kind}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and other.name == self.name and other._host is self._host
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self.name, self._cls)
+
+    # -- verbs
+
+    @overload
+    async def ask(
+        self,
+        method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R: ...
+    @overload
+    async def ask(
+        self, method: Callable[Concatenate[A_co, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def ask(self, method: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def ask(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Send a message and return the answer of its handler, or raise what became of it.
+
+        Raises what the handler raised, and `ActorError`: its ``executed`` says whether the handler ran.
+        Cancelling the ask cancels the handler.
+        """
+        name = method if type(method) is str else method.__name__
+        start = monotonic()
+        budget, extra = self._deadline_s, None
+        if budget is None:
+            budget = self._host.ask_deadline_s
+        letter = CURRENT.get()
+        if letter is not None and letter.task is not None:
+            budget, extra = self._nested(letter, name, budget, start)
+        try:
+            route = self._target.pick()
+            if route.crowded:
+                route = await self._with_room(budget)
+        except ActorUnavailable:
+            if self._on_down is not OnDown.WAIT:
+                raise
+            route = await self._when_up(budget)
+        deadline = start + budget
+        call_id, future = route.ask(name, args, kwargs, _on_wire(budget), deadline, extra)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            _leave(route, call_id, future)
+            raise
+        except ActorError as error:
+            if not self._may_retry(error, method):
+                raise
+            failed = error
+        return await self._ask_again(method, name, args, kwargs, deadline, extra, failed)
+
+    def tell(
+        self, method: Callable[Concatenate[A_co, P], Any] | str, /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Send a message that nobody answers; it is handled at most once.
+
+        Raises at once if the target is known to be down (`ActorUnavailable`), or if as many messages wait for it as
+        its mailbox may hold (`MailboxFull`).
+        """
+        name = method if isinstance(method, str) else method.__name__
+        self._target.pick().tell(name, args, kwargs, None)
+
+    async def tell_wait(
+        self, method: Callable[Concatenate[A_co, P], Any] | str, /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Like `tell`, but wait until there is room; raises `DeadlineExceeded` if there is none in time."""
+        name = method if isinstance(method, str) else method.__name__
+        route = self._target.pick()
+        if route.crowded or route.full:
+            route = await self._with_room(self._deadline_s or self._host.ask_deadline_s)
+        route.tell(name, args, kwargs, None)
+
+    @overload
+    def stream(
+        self, method: Callable[Concatenate[A_co, P], AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[R]: ...
+    @overload
+    def stream(
+        self, method: Callable[Concatenate[A_co, P], Iterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[R]: ...
+    @overload
+    def stream(self, method: str, /, *args: Any, **kwargs: Any) -> Stream[Any]: ...
+    def stream(self, method: Any, /, *args: Any, **kwargs: Any) -> Stream[Any]:
+        """Return the items of a streaming method; nothing is sent before the first step."""
+        return Stream(_RefOpening(self, method, args, kwargs))
+
+    # -- other references
+
+    def options(
+        self, *, deadline_s: float | None = None, retries: int | None = None, on_down: OnDown | None = None
+    ) -> Ref[A_co]:
+        """Return the same reference with other options; what is not given stays.
+
+        ``deadline_s`` may be ``math.inf``. ``retries`` counts further tries after failures that ran
+        nothing, or of methods declared idempotent; they prefer instances that have not failed.
+        """
+        if deadline_s is not None and not deadline_s > 0:
+            raise ValueError(f"deadline_s is {deadline_s}; it must be above 0 (math.inf for none)")
+        if retries is not None and retries < 0:
+            raise ValueError(f"retries is {retries}; it must be 0 or more")
+        return Ref(
+            self._host,
+            self.name,
+            self._cls,
+            deadline_s=self._deadline_s if deadline_s is None else deadline_s,
+            retries=self._retries if retries is None else retries,
+            on_down=on_down or self._on_down,
+        )
+
+    def instance(self, index: int) -> Ref[A_co]:
+        """Return the reference to one instance of this component."""
+        return self._named(f"{self.name}.{index}")
+
+    def instances(self) -> list[Ref[A_co]]:
+        """Return references to the instances that are up now, in the order of their index."""
+        return [self._named(location.name) for location in self._target.locations()]
+
+    def _named(self, name: str) -> Ref[A_co]:
+        return Ref(
+            self._host,
+            name,
+            self._cls,
+            deadline_s=self._deadline_s,
+            retries=self._retries,
+            on_down=self._on_down,
+        )
+
+    @property
+    def proxy(self) -> A_co:
+        """An object whose methods are asks (await them) and streams (iterate over them)."""
+        return _Proxy(self)  # type: ignore[return-value]
+
+    # -- the slow ways
+
+    def _nested(
+        self, letter: Letter, method: str, budget: float, now: float
+    ) -> tuple[float, dict[str, Any] | None]:
+        """Deadline and chain of an ask that a handler makes."""
+        if letter.deadline != INFINITE:
+            budget = min(budget, letter.deadline - now)
+            if budget <= 0:
+                raise DeadlineExceeded(
+                    "the deadline of the message being handled has passed",
+                    actor=self.name,
+                    executed=Executed.NEVER,
+                )
+        chain = letter.chain
+        cell = letter.cell
+        if cell.sequential and not letter.method.interleave:
+            chain = (*chain, cell.location.name)
+        for location in self._target.locations() if chain else ():
+            if location.name in chain and not self._interleaves(method):
+                if self._target.is_component and len(self._target.locations()) > 1:
+                    continue
+                way = " -> ".join((*chain[chain.index(location.name) :], location.name))
+                raise CallCycle(
+                    f"{way}.{method} would wait for itself; use tell, or raise concurrency", actor=self.name
+                )
+        return budget, {"c": list(chain)} if chain else None
+
+    def _interleaves(self, method: str) -> bool:
+        return bool(getattr(getattr(self._cls, method, None), "__callboard_interleave__", False))
+
+    def _may_retry(self, error: ActorError, method: Any) -> bool:
+        if not isinstance(error, ActorUnavailable | ActorStopped):
+            return False
+        idempotent = getattr(method, "__callboard_idempotent__", False) or getattr(
+            getattr(self._cls, method if isinstance(method, str) else method.__name__, None),
+            "__callboard_idempotent__",
+            False,
+        )
+        if not (error.retry_is_safe or idempotent):
+            return False
+        return self._tries(idempotent=idempotent) > 0
+
+    def _tries(self, *, idempotent: bool) -> int:
+        if self._retries is not None:
+            return self._retries
+        return DEFAULT_RETRIES if idempotent or self._target.is_component else 0
+
+    async def _ask_again(
+        self,
+        method: Any,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float,
+        extra: Any,
+        error: ActorError,
+    ) -> Any:
+        failed: set[str] = set()
+        for _ in range(self._tries(idempotent=True)):
+            failed.add(error.actor)
+            budget = deadline - monotonic()
+            if budget <= 0:
+                break
+            try:
+                route = self._target.pick(failed)
+            except ActorUnavailable:
+                if self._on_down is not OnDown.WAIT and error.retry_is_safe:
+                    raise error from None
+                route = await self._when_up(budget)
+                budget = deadline - monotonic()
+            call_id, future = route.ask(name, args, kwargs, _on_wire(budget), deadline, extra)
+            try:
+                return await future
+            except asyncio.CancelledError:
+                _leave(route, call_id, future)
+                raise
+            except ActorError as again:
+                error = again
+                if not self._may_retry(error, method):
+                    raise
+        raise error
+
+    async def _when_up(self, budget: float) -> Route:
+        try:
+            async with asyncio.timeout(None if budget == INFINITE else budget):
+                await self._target.up()
+        except TimeoutError:
+            raise self._target.missing() from None
+        return self._target.pick()
+
+    async def _with_room(self, budget: float) -> Route:
+        """Return a way that is not crowded; the way is looked up again, because waiting takes time."""
+        route = self._target.pick()
+        try:
+            async with asyncio.timeout(None if budget == INFINITE else budget):
+                while route.crowded or route.full:
+                    await route.room()
+                    route = self._target.pick()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "there was no room in its mailbox in time", actor=route.location.name, executed=Executed.NEVER
+            ) from None
+        return route
+
+
+def _on_wire(budget: float) -> float:
+    return 0.0 if budget == INFINITE else budget
+
+
+def _leave(route: Route, call_id: int, future: asyncio.Future[Any]) -> None:
+    if future.done() and not future.cancelled():
+        future.exception()  # it came together with the cancellation: nobody will look at it
+    route.cancel(call_id)
+
+
+class _RefOpening(Opening):
+    """Opens a stream through a reference."""
+
+    def __init__(self, ref: Ref[Any], method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._ref = ref
+        self._method = method
+        self._args, self._kwargs = args, kwargs
+        self._failed: set[str] = set()
+        self._tries = 0
+        self._call_id = 0
+
+    async def open(self) -> Reader:
+        ref = self._ref
+        name = self._method if isinstance(self._method, str) else self._method.__name__
+        start = monotonic()
+        budget = INFINITE if ref._deadline_s is None else ref._deadline_s
+        extra = None
+        letter = CURRENT.get()
+        if letter is not None and letter.task is not None:
+            budget, extra = ref._nested(letter, name, budget, start)
+        try:
+            route = ref._target.pick(self._failed)
+            if route.crowded:
+                route = await ref._with_room(budget)
+        except ActorUnavailable:
+            if ref._on_down is not OnDown.WAIT:
+                raise
+            route = await ref._when_up(budget)
+        reader = Reader()
+        call_id = self._call_id = route.open(reader, name, self._args, self._kwargs, _on_wire(budget), extra)
+        if budget != INFINITE:
+            reader.expire_after(budget, lambda: route.cancel(call_id))
+        return reader
+
+    def may_retry(self, error: Exception) -> bool:
+        if not isinstance(error, ActorError) or not self._ref._may_retry(error, self._method):
+            return False
+        self._failed.add(error.actor)
+        self._tries += 1
+        return self._tries <= self._ref._tries(idempotent=True)
+
+    def cancel(self, reader: Reader) -> None:
+        reader.route.cancel(self._call_id)
+
+
+class _Proxy:
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: Ref[Any]) -> None:
+        self._ref = ref
+
+    def __getattr__(self, name: str) -> Callable[..., _ProxyCall]:
+        return lambda *args, **kwargs: _ProxyCall(self._ref, name, args, kwargs)
+
+
+class _ProxyCall:
+    """An ask if awaited, a stream if iterated over."""
+
+    __slots__ = ("_args", "_kwargs", "_name", "_ref")
+
+    def __init__(self, ref: Ref[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._ref, self._name, self._args, self._kwargs = ref, name, args, kwargs
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._ref.ask(self._name, *self._args, **self._kwargs).__await__()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return aiter(self._ref.stream(self._name, *self._args, **self._kwargs))
+
+
+_RESOLVER: ContextVar[Callable[[str, type | None], Ref[Any]] | None] = ContextVar(
+    "callboard_resolver", default=None
+)
+
+
+@contextmanager
+def resolving(resolver: Callable[[str, type | None], Ref[Any]]) -> Iterator[None]:
+    """Within this block, pickled references become references of the node behind ``resolver``."""
+    token = _RESOLVER.set(resolver)
+    try:
+        yield
+    finally:
+        _RESOLVER.reset(token)
+
+
+def _unpickled(name: str, cls: type | None) -> Ref[Any]:
+    resolver = _RESOLVER.get()
+    if resolver is None:
+        raise RuntimeError(
+            f"the reference to {name} was unpickled outside a callboard node; send it in a message"
+        )
+    return resolver(name, cls)

@@ -1,0 +1,91 @@
+"""From a name to the way there: which instance a message goes to, and what is wrong if there is none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from .directory import Directory, Location
+from .errors import ActorNotFound, ActorUnavailable
+from .local import LocalRoute
+from .peer import Outlet
+from .policy import Executed
+
+Route = Outlet | LocalRoute
+
+
+class Host(Protocol):
+    """What a target needs from its node."""
+
+    directory: Directory
+    epoch: int
+    """Changes whenever a way may have changed: the directory, or a link that went down."""
+
+    def route(self, location: Location) -> Route:
+        """The way to one actor incarnation."""
+
+
+class Target:
+    """One name as seen from one node: an instance has one way, a component takes turns among its own."""
+
+    __slots__ = ("_epoch", "_host", "_routes", "_turn", "is_component", "name")
+
+    def __init__(self, host: Host, name: str, *, is_component: bool) -> None:
+        self._host = host
+        self._epoch = -1
+        self._routes: list[Route] = []
+        self._turn = 0
+        self.name = name
+        self.is_component = is_component
+
+    def __repr__(self) -> str:
+        return f"<Target {self.name}, {len(self.locations())} instances>"
+
+    def locations(self) -> list[Location]:
+        """Every incarnation that the name stands for now."""
+        directory = self._host.directory
+        exact = directory.get(self.name)
+        return [exact] if exact is not None else list(directory.instances(self.name))
+
+    def pick(self, exclude: Collection[str] = ()) -> Route:
+        """Return the way to take; raises `ActorUnavailable` or `ActorNotFound`."""
+        if self._epoch != self._host.epoch:
+            self._rebuild()
+        routes = self._routes
+        if exclude:
+            routes = [route for route in routes if route.location.name not in exclude] or routes
+        count = len(routes)
+        if count == 1:
+            return routes[0]
+        if not count:
+            raise self.missing()
+        turn = self._turn = (self._turn + 1) % count
+        return routes[turn]
+
+    def _rebuild(self) -> None:
+        self._routes = [self._host.route(location) for location in self.locations()]
+        self._epoch = self._host.epoch
+
+    def missing(self) -> ActorNotFound | ActorUnavailable:
+        """The error for a name that leads nowhere now."""
+        directory = self._host.directory
+        reason = directory.down_reason(self.name)
+        if reason is None:
+            return ActorNotFound.named(self.name, directory.names())
+        return ActorUnavailable(reason, actor=self.name, executed=Executed.NEVER)
+
+    async def up(self) -> None:
+        """Return when the name leads somewhere; `ActorNotFound` if it was never known."""
+        while not self.locations():
+            error = self.missing()
+            if isinstance(error, ActorNotFound):
+                raise error
+            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            end: Callable[[], Any] = self._host.directory.on_change(
+                lambda f=changed: f.done() or f.set_result(None)
+            )  # type: ignore[misc]
+            try:
+                await changed
+            finally:
+                end()
