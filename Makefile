@@ -1,0 +1,72 @@
+# The lines that CI runs, and no others. Everything is installed into .venv, never anywhere else.
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+CONFIG ?= examples/serving/serve.toml
+TESTS ?=
+SOAK ?= tests/contract tests/integration
+TIMES ?= 100
+INPUTS := setup.cfg pyproject.toml
+
+# One line of shell: the first Python that is new enough and can make environments.
+FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
+	  command -v $$python >/dev/null 2>&1 && \
+	  $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	  python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "callboard needs Python 3.11 or newer with its venv module; none was found on PATH." >&2; \
+	  echo "Install one (Debian and Ubuntu: apt install python3 python3-venv), or: make PYTHON=/path/to/python" >&2; \
+	  exit 1; \
+	fi
+
+.PHONY: help serve test check wheel test-lowest soak clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+serve: $(VENV)/serving.stamp  ## Install, then run frontend, router and two workers until Ctrl-C (CONFIG=file)
+	@$(BIN)/callboard up $(CONFIG)
+
+test: $(VENV)/dev.stamp  ## Install, then run all tests in parallel (TESTS="path -k name")
+	@$(BIN)/pytest -n $(WORKERS) --maxprocesses=4 $(TESTS)
+
+check: $(VENV)/dev.stamp  ## Style, types, layers, sizes and docstrings
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q -p no:cacheprovider tests/test_architecture.py
+	@$(BIN)/python tools/report.py
+
+wheel: $(VENV)/dev.stamp  ## Build dist/*.whl and dist/*.tar.gz
+	@$(BIN)/python -m build
+
+test-lowest: $(VENV)/dev.stamp  ## Run all tests with the lowest versions that setup.cfg allows
+	@$(BIN)/python -m pip install --quiet uv
+	@rm -rf $(VENV)-lowest
+	@$(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-lowest
+	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[test]'
+	@$(VENV)-lowest/bin/pytest -n $(WORKERS) --maxprocesses=4 $(TESTS)
+
+soak: $(VENV)/dev.stamp  ## Repeat the tests that race (SOAK=path, TIMES=100) until one fails
+	@round=0; while [ $$round -lt $(TIMES) ]; do round=$$((round + 1)); \
+	  echo "round $$round of $(TIMES)"; \
+	  $(BIN)/pytest -x -q -n $(WORKERS) --maxprocesses=4 $(SOAK) || exit 1; \
+	done
+
+clean:  ## Remove the environments and everything built
+	@rm -rf $(VENV) $(VENV)-lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(FIND_PYTHON); echo "making $(VENV) with $$($$python --version)"; $$python -m venv $(VENV)
+
+$(VENV)/serving.stamp: $(INPUTS) | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet -e '.[serving]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(INPUTS) | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/serving.stamp
