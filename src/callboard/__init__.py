@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         StartFailed,
         UnknownMethod,
     )
-    from .actors.policy import Executed, MailboxPolicy, Overflow, StopReason
+    from .actors.policy import Executed, MailboxPolicy, OnDown, Overflow, StopReason
     from .actors.ref import Ref
     from .supervisor.errors import AlreadyRunning, NotRunning, SupervisionError
     from .supervisor.system import System
@@ -80,6 +80,7 @@ __all__ = [
     "NetworkSettings",
     "NoRoute",
     "NotRunning",
+    "OnDown",
     "Overflow",
     "Overloaded",
     "Ref",
@@ -105,7 +106,7 @@ _HOMES = {
         " DeadlineExceeded DecodeError EncodeError MailboxFull Overloaded RemoteError StartFailed"
         " UnknownMethod"
     ),
-    "actors.policy": "Executed MailboxPolicy Overflow StopReason",
+    "actors.policy": "Executed MailboxPolicy OnDown Overflow StopReason",
     "actors.ref": "Ref",
     "supervisor.errors": "AlreadyRunning NotRunning SupervisionError",
     "supervisor.system": "System",
