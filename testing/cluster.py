@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from callboard.supervisor.guardian import VARIABLE, sweep_until_empty
 from .leaks import Snapshot, look, settled
 
 if TYPE_CHECKING:
+    from callboard.supervisor.spec import Config
     from callboard.supervisor.system import System
 
 READY_S = 30.0
@@ -37,8 +39,10 @@ class Cluster:
     command that the test starts finds the test's systems and no others.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, beside: Path) -> None:
         self.directory = directory
+        self.beside = beside
+        """Where the test file is; config files and the modules that they name are looked for here first."""
         self.token = directory.name
         self._systems: list[System] = []
         self._started = 0
@@ -48,15 +52,17 @@ class Cluster:
     ) -> System:
         """Start what a config says and return when it is ready.
 
-        ``source`` is the path of a config file or the text of one (TOML). Every argument called ``port``
-        becomes 0 (chosen by the kernel) unless ``fixed_ports``; the addresses are in the system's
-        announcements. ``options`` go to ``System.from_config``. Raises what that and the start raise.
+        ``source`` is the path of a config file, beside the test or from the working directory, or the text
+        of one (TOML). Every argument called ``port`` becomes 0, chosen by the kernel, unless
+        ``fixed_ports``; the addresses are in the system's announcements. ``options`` go to
+        ``System.from_config``. Raises what that and the start raise.
         """
         from callboard.supervisor.system import System
 
-        path = self._file(source)
-        system = System.from_config(path, plane=plane, namespace=self._namespace(), **options)
-        return await self._start(system)
+        config = self._config(source, plane)
+        if not fixed_ports:
+            config = with_free_ports(config)
+        return await self._start(System.from_config(config, **options))
 
     async def system(self, **options: Any) -> System:
         """Start an empty system, to spawn actors in; ``options`` go to ``System``."""
@@ -94,15 +100,26 @@ class Cluster:
         self._started += 1
         return f"{self.token}-{self._started}"
 
-    def _file(self, source: str | Path) -> Path:
-        if isinstance(source, Path) or "\n" not in source:
-            return Path(source)
-        path = self.directory / "config.toml"
-        path.write_text(source)
-        return path
+    def _config(self, source: str | Path, plane: str | None) -> Config:
+        from callboard.supervisor.config import load, parse
+
+        namespace = self._namespace()
+        if isinstance(source, str) and "\n" in source:
+            return parse(source, file=self.beside / "cluster.toml", plane=plane, namespace=namespace)
+        path = self.beside / source
+        return load(path if path.exists() else source, plane=plane, namespace=namespace)
 
     def __repr__(self) -> str:
         return f"<Cluster {self.token} {len(self._systems)} systems>"
+
+
+def with_free_ports(config: Config) -> Config:
+    """Return the config with port 0 wherever it fixes one."""
+    actors = tuple(
+        replace(actor, kwargs={**actor.kwargs, "port": 0}) if "port" in actor.kwargs else actor
+        for actor in config.actors
+    )
+    return replace(config, actors=actors, network=replace(config.network, port=0))
 
 
 def _tail(path: Path) -> str:
@@ -117,7 +134,7 @@ def attached(item: pytest.Function) -> Iterator[Cluster]:
     """Give a cluster to ``item``: close it in the loop of the test, then look for what is left."""
     if not inspect.iscoroutinefunction(item.obj):
         raise pytest.UsageError(f"{item.nodeid} uses the cluster fixture: it must be an `async def` test")
-    cluster = Cluster(_short_directory())
+    cluster = Cluster(_short_directory(), item.path.parent)
     function = item.obj
     item.obj = _guarded(function, cluster, item)
     environment = _environment(cluster)
@@ -188,7 +205,6 @@ def _attach(item: pytest.Function, cluster: Cluster) -> None:
 
 async def _leaks(cluster: Cluster, before: Snapshot) -> list[str]:
     """Return what is left, one line each, and clear away the processes among it."""
-    (cluster.directory / "config.toml").unlink(missing_ok=True)
     left = await settled(before, lambda: look(token=cluster.token, directory=cluster.directory))
     if left:
         await asyncio.to_thread(sweep_until_empty, cluster.token)
