@@ -64,9 +64,11 @@ $(BIN)/python:
 	@$(FIND_PYTHON); echo "making $(VENV) with $$($$python --version)"; $$python -m venv $(VENV)
 
 $(VENV)/serving.stamp: $(INPUTS) | $(BIN)/python
+	@echo "installing callboard and what it needs into $(VENV)"
 	@$(BIN)/python -m pip install --quiet -e '.[serving]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(INPUTS) | $(BIN)/python
+	@echo "installing callboard with its development tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/serving.stamp
