@@ -176,10 +176,14 @@ class Plane(Protocol):
     def capabilities(self) -> Capabilities:
         """What this plane can do."""
 
-    def server(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> RequestPlaneServer:
+    def server(
+        self, identity: Identity, handler: LinkHandler, settings: NetworkSettings
+    ) -> RequestPlaneServer:
         """Build a server; binds nothing yet."""
 
-    def client(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> RequestPlaneClient:
+    def client(
+        self, identity: Identity, handler: LinkHandler, settings: NetworkSettings
+    ) -> RequestPlaneClient:
         """Build a client; dials nothing yet."""
 
 

@@ -1,0 +1,139 @@
+"""What dialled and accepted links share: limits, the bounded queue, and the one report of their end."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+import zmq
+
+from .base import Frames, Identity, LinkHandler, PlaneStatistics
+from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
+
+LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
+
+
+class Carrier(Protocol):
+    """The socket side of a link."""
+
+    def transmit(self, link: ZmqLink, frames: Frames) -> None:
+        """Give one message to zmq; raises `zmq.Again` with nothing sent."""
+
+    def stalled(self, link: ZmqLink) -> None:
+        """The link is full; call its ``resume`` when there may be room."""
+
+    def ended(self, link: ZmqLink, *, flush: bool) -> None:
+        """The link is down: forget it."""
+
+
+class ZmqLink:
+    """A link over a zmq socket. zmq never drops: what it does not take waits here, one message at most."""
+
+    __slots__ = (
+        "_carrier", "_error", "_handler", "_statistics", "_waiting", "address", "full", "key", "limit_bytes",
+        "peer", "used_at_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        handler: LinkHandler,
+        statistics: PlaneStatistics,
+        *,
+        peer: Identity,
+        address: str,
+        limit_bytes: int,
+        key: bytes = b"",
+    ) -> None:
+        self._carrier = carrier
+        self._handler = handler
+        self._statistics = statistics
+        self._waiting: deque[Frames] = deque()
+        self._error: TransportError | None = None
+        self.peer = peer
+        self.address = address
+        self.limit_bytes = min(limit_bytes, peer.max_message_bytes or limit_bytes)
+        self.key = key
+        self.full = False
+        self.used_at_s = 0.0
+        statistics.links += 1
+        statistics.links_opened += 1
+
+    def __repr__(self) -> str:
+        state = f"down: {self._error}" if self._error else "full" if self.full else "up"
+        return f"<Link to {self.peer.name} at {self.address}, {state}>"
+
+    @property
+    def is_up(self) -> bool:
+        """False from the moment that its end was decided."""
+        return self._error is None
+
+    def send(self, frames: Frames) -> None:
+        """See `Link.send`."""
+        if self._error is not None:
+            raise type(self._error)(self.address, getattr(self._error, "why", str(self._error)))
+        size = 0
+        for frame in frames:
+            size += len(frame) if type(frame) is bytes else memoryview(frame).nbytes
+        if size > self.limit_bytes:
+            raise TooLarge(size, self.limit_bytes, LIMIT_SETTING)
+        if self.full:
+            raise LinkFull(self.address, len(self._waiting))
+        statistics = self._statistics
+        statistics.messages_sent += 1
+        statistics.bytes_sent += size
+        try:
+            self._carrier.transmit(self, frames)
+        except zmq.Again:
+            self.full = True
+            self._waiting.append(frames)
+            statistics.stalls += 1
+            self._carrier.stalled(self)
+        except zmq.ZMQError as error:
+            self.fail(f"zmq: {error}")
+            raise Broken(self.address, str(error)) from None
+
+    def resume(self) -> bool:
+        """Try again to send what waits; True if the link is not full any more."""
+        while self._waiting and self._error is None:
+            try:
+                self._carrier.transmit(self, self._waiting[0])
+            except zmq.Again:
+                return False
+            except zmq.ZMQError as error:
+                self.fail(f"zmq: {error}")
+                return True
+            self._waiting.popleft()
+        if self.full and self._error is None:
+            self.full = False
+            self._handler.link_writable(self)
+        return True
+
+    def received(self, frames: list[Any], size: int) -> None:
+        """Give one message up."""
+        self._statistics.messages_received += 1
+        self._statistics.bytes_received += size
+        self._handler.link_received(self, frames)
+
+    def close(self) -> None:
+        """See `Link.close`."""
+        self._end(Closed(self.address, "this side closed the link"), flush=True)
+
+    def fail(self, why: str) -> None:
+        """The world ended the link."""
+        self._end(Broken(self.address, why), flush=False)
+
+    def _end(self, error: TransportError, *, flush: bool) -> None:
+        if self._error is not None:
+            return
+        if flush and self._waiting:
+            self.resume()
+        self._error = error
+        self._waiting.clear()
+        self._statistics.links -= 1
+        if isinstance(error, Closed):
+            self._statistics.links_closed += 1
+        else:
+            self._statistics.links_broken += 1
+        self._carrier.ended(self, flush=flush)
+        self._handler.link_down(self, error)

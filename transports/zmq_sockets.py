@@ -1,0 +1,199 @@
+"""pyzmq as this runtime uses it: plain sockets on the event loop, integer constants, one shared context.
+
+A zmq socket's descriptor is edge-triggered: it signals that EVENTS may have changed, and reading EVENTS or sending
+consumes that signal. So EVENTS is read after every wake-up and after every send, until nothing is left.
+Only a few messages are taken per turn of the loop; the rest follows in the next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from .settings import NetworkSettings
+
+POLLIN, POLLOUT, NOBLOCK, SNDMORE = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.NOBLOCK), int(zmq.SNDMORE)
+EVENTS, FD, RCVMORE = int(zmq.EVENTS), int(zmq.FD), int(zmq.RCVMORE)
+SRCFD = int(getattr(zmq, "SRCFD", 2))
+EVENT_ACCEPTED, EVENT_DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
+EVENT_HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+EVENTS_FAILED = int(
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+EVENTS_OF_INTEREST = (
+    EVENT_ACCEPTED
+    | EVENT_DISCONNECTED
+    | EVENT_HANDSHAKE_SUCCEEDED
+    | EVENTS_FAILED
+    | int(zmq.EVENT_CLOSED)
+    | int(zmq.EVENT_CONNECT_RETRIED)
+)
+
+ZERO_COPY_BYTES = 64 * 1024
+PER_TURN = 4
+_EVENT = struct.Struct("=hi")
+
+_lock = threading.Lock()
+_context: zmq.Context[Any] | None = None
+_users = 0
+
+
+def acquire_context() -> zmq.Context[Any]:
+    """Return the context that all sockets of this process share; give it back with `release_context`."""
+    global _context, _users  # noqa: PLW0603
+    with _lock:
+        if _context is None:
+            _context = zmq.Context()
+        _users += 1
+        return _context
+
+
+def release_context() -> None:
+    """The last user terminates the context; its sockets must be closed already."""
+    global _context, _users  # noqa: PLW0603
+    with _lock:
+        _users -= 1
+        if _users == 0 and _context is not None:
+            _context.term()
+            _context = None
+
+
+def tune_allocator(shrink_bytes: int) -> None:
+    """Let glibc keep freed receive buffers up to ``shrink_bytes`` instead of returning each to the system.
+
+    Page faults on fresh memory halve the throughput of large messages. Does nothing on another libc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        threshold = max(128 * 1024, min(shrink_bytes, 32 * 1024 * 1024))
+        libc.mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2 * threshold)  # M_TRIM_THRESHOLD
+
+
+def configure(socket: zmq.Socket[Any], settings: NetworkSettings) -> None:
+    """Set what every socket of the plane has. Must run before bind or connect."""
+    socket.setsockopt(zmq.LINGER, int(settings.linger_s * 1000))
+    socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
+    socket.setsockopt(zmq.SNDHWM, settings.channel_buffer)
+    socket.setsockopt(zmq.RCVHWM, settings.channel_buffer)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(settings.heartbeat_interval_s * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(settings.heartbeat_timeout_s * 1000))
+    # Without a ZAP handler this makes libzmq refuse peers that speak an ancient ZMTP or none at all.
+    socket.setsockopt_string(zmq.ZAP_DOMAIN, "callboard")
+
+
+def send_frames(socket: zmq.Socket[Any], frames: Any, prefix: bytes | None = None) -> None:
+    """Send one message; raises `zmq.Again` with nothing sent if the pipe is full."""
+    send = socket.send
+    last = len(frames) - 1
+    if prefix is not None:
+        send(prefix, SNDMORE | NOBLOCK)
+    for index, frame in enumerate(frames):
+        flags = NOBLOCK if index == last else NOBLOCK | SNDMORE
+        if len(frame) < ZERO_COPY_BYTES:
+            send(frame, flags)
+        else:
+            send(frame, flags, copy=False)
+
+
+def receive_rest(socket: zmq.Socket[Any]) -> list[bytes | memoryview]:
+    """Receive the frames after the first; large ones are not copied."""
+    frames: list[bytes | memoryview] = []
+    while socket.getsockopt(RCVMORE):
+        frame = socket.recv(NOBLOCK, copy=False)
+        frames.append(frame.buffer if len(frame) >= ZERO_COPY_BYTES else frame.bytes)
+    return frames
+
+
+class Watched:
+    """A socket whose messages are taken on the event loop.
+
+    ``receive`` takes exactly one message from the socket; ``writable`` is called when it may send again.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[Any], receive: Callable[[], None], writable: Callable[[], None] | None = None
+    ) -> None:
+        self.socket = socket
+        self._receive = receive
+        self._writable = writable
+        self._loop = asyncio.get_running_loop()
+        self._fd = socket.getsockopt(FD)
+        self._scheduled = False
+        self.closed = False
+        self._loop.add_reader(self._fd, self.turn)
+        self._schedule()
+
+    def turn(self) -> None:
+        """Take a few messages; called when the descriptor signals, and after what could swallow the signal."""
+        self._scheduled = False
+        getsockopt, receive = self.socket.getsockopt, self._receive
+        for _ in range(PER_TURN):
+            if self.closed:
+                return
+            events = getsockopt(EVENTS)
+            if events & POLLOUT and self._writable is not None:
+                self._writable()
+                if self.closed:
+                    return
+            if not events & POLLIN:
+                return
+            receive()
+        if not self.closed and getsockopt(EVENTS) & POLLIN:
+            self._schedule()
+
+    def after_send(self) -> None:
+        """Sending may have consumed the signal of a message that came in."""
+        if not self._scheduled and not self.closed and self.socket.getsockopt(EVENTS) & POLLIN:
+            self._schedule()
+
+    def drain(self) -> None:
+        """Take everything that is there now."""
+        while not self.closed and self.socket.getsockopt(EVENTS) & POLLIN:
+            self._receive()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.turn)
+
+    def close(self, linger_ms: int | None = None) -> None:
+        """Stop watching and close the socket; idempotent."""
+        if not self.closed:
+            self.closed = True
+            self._loop.remove_reader(self._fd)
+            self.socket.close(linger_ms)
+
+
+class Monitor:
+    """The events of one socket: calls ``event(kind, value)``, where value is a descriptor or an error number."""
+
+    def __init__(self, socket: zmq.Socket[Any], event: Callable[[int, int], None]) -> None:
+        self._socket = socket
+        self._event = event
+        pair = socket.get_monitor_socket(EVENTS_OF_INTEREST)
+        self._watched = Watched(pair, self._receive)
+
+    def _receive(self) -> None:
+        frames = self._watched.socket.recv_multipart(NOBLOCK)
+        kind, value = _EVENT.unpack(frames[0])
+        self._event(kind & 0xFFFF, value)
+
+    def drain(self) -> None:
+        """Report everything that has happened so far."""
+        self._watched.drain()
+
+    def close(self) -> None:
+        """Stop; must come before the watched socket is closed. Idempotent."""
+        if not self._watched.closed:
+            self._watched.close(0)
+            self._socket.disable_monitor()
