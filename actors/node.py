@@ -14,6 +14,7 @@ import secrets
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from callboard.transports.manager import NetworkManager
@@ -370,7 +371,7 @@ class Node:
             "open_streams": len(self.readers),
             "late_answers": self.pending.late,
             "dropped_tells": self.dropped_tells,
-            "network": self._network.statistics(),
+            "network": {name: asdict(counts) for name, counts in self._network.statistics().items()},
         }
 
 
