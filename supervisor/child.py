@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -20,17 +21,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from callboard.transports.settings import NetworkSettings
 
 from callboard.actors.actor import Actor
-from callboard.actors.directory import Location
 from callboard.actors.errors import StartFailed
 from callboard.actors.node import Node
 from callboard.actors.policy import MailboxPolicy, Overflow, StopReason
-from callboard.actors.ref import resolving
+from callboard.transports.settings import NetworkSettings
 
 from . import control, payload
+from .roster import apply
 from .spec import is_reference
+
+NAMES_OF_SPAWN = {"name", "incarnation", "mailbox"}
+"""Keywords of `Node.spawn`: an argument of that name reaches the constructor by its position."""
 
 PARENT_GONE = 3
 """Exit code of a child whose control channel ended."""
@@ -147,13 +150,8 @@ class Child:
         match message:
             case control.Ping(number):
                 self._say(control.Pong(number))
-            case control.DirectoryAdd(locations):
-                for fields in locations:
-                    node.add_location(Location.from_wire(fields))
-            case control.DirectoryRemove(name, incarnation, reason):
-                node.remove_location(name, incarnation, reason)
-            case control.NodeDown(gone, reason):
-                node.node_down(gone, reason)
+            case control.DirectoryAdd() | control.DirectoryRemove() | control.NodeDown():
+                apply(message, node)
             case control.StartActor(name):
                 self._starting[name] = self._spawn(self._start(message))
             case control.StopActor(name, reason, grace_s):
@@ -175,6 +173,9 @@ class Child:
         try:
             cls, args, kwargs = self._what_to_start(message)
             self._say(control.ActorInitialising(name, incarnation))
+            if kwargs.keys() & NAMES_OF_SPAWN:
+                bound = inspect.signature(cls).bind(*args, **kwargs)
+                args, kwargs = bound.args, bound.kwargs
             mailbox = mailbox_from_wire(message.mailbox)
             await self._node.spawn(cls, *args, name=name, incarnation=incarnation, mailbox=mailbox, **kwargs)
         except asyncio.CancelledError:
@@ -194,7 +195,7 @@ class Child:
         self, message: control.StartActor
     ) -> tuple[type[Actor], tuple[Any, ...], dict[str, Any]]:
         if message.payload:
-            with resolving(lambda name, cls: self._node.ref(name, cls or Actor)):
+            with self._node.resolving():
                 return payload.load(message.payload)
         module, _, qualname = message.class_path.partition(":")
         found: Any = importlib.import_module(module)
@@ -222,7 +223,6 @@ class Child:
         self._say(control.ActorStopped(name, self._incarnations.get(name, 0)))
 
     def _actor_failed(self, name: str, incarnation: int, error: BaseException) -> None:
-        log.error("%s failed", name, exc_info=error)
         self._say(control.ActorFailed(name, incarnation, describe(error), _trace(error)))
 
 

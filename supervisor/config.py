@@ -11,10 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from callboard.transports.settings import NetworkSettings
-
 from callboard.actors.policy import MailboxPolicy, Overflow
 from callboard.transports.errors import ConfigError, UnknownScheme
+from callboard.transports.settings import NetworkSettings
 
 from . import config_keys as keys
 from .config_checks import check_classes, check_placement, check_wiring

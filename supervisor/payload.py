@@ -18,7 +18,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
 from .process import MainModule
 
@@ -46,7 +46,7 @@ def load(payload: bytes) -> tuple[type, tuple[Any, ...], dict[str, Any]]:
     Only for bytes that came over the inherited control channel: unpickling runs code.
     """
     main, files, body = pickle.loads(payload)
-    if main is not None and "__mp_main__" not in sys.modules:
+    if main is not None and sys.modules["__main__"].__name__ != "__mp_main__":
         try:
             main.restore()
         except BaseException as error:

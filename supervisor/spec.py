@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from callboard.transports.errors import ConfigError
 
 if TYPE_CHECKING:
-    from callboard.transports.settings import NetworkSettings
-
     from callboard.actors.policy import MailboxPolicy
+    from callboard.transports.settings import NetworkSettings
 
 
 class RestartKind(Enum):

@@ -1,0 +1,259 @@
+"""The admin socket of a running system: status, stop, and who is where, for other processes of the same user.
+
+It lies in the private runtime directory and is framed like the control channel. Every question has a number;
+a follower also gets each change of the directory, as children do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from callboard.transports.settings import NetworkSettings
+
+from .control import Channel, DirectoryAdd, DirectoryRemove, Message, NodeDown, WireLocation
+from .errors import AdminError, NotRunning
+from .roster import Push, Roster
+from .status import SystemStatus
+
+
+class GetStatus(Message, frozen=True):
+    """Answered by `StatusReply`."""
+
+    number: int
+
+
+class StopSystem(Message, frozen=True):
+    """Answered by `Done` when the stop begins; it is over when the lock of the directory is free."""
+
+    number: int
+    grace_s: float
+
+
+class Follow(Message, frozen=True):
+    """Answered by `Welcome`, then by every change of the directory."""
+
+    number: int
+
+
+class Resolve(Message, frozen=True):
+    """Answered by `Resolved`: what a name of an actor or component stands for now."""
+
+    number: int
+    name: str
+
+
+Request = GetStatus | StopSystem | Follow | Resolve
+
+
+class StatusReply(Message, frozen=True):
+    """What the system looks like now."""
+
+    number: int
+    status: SystemStatus
+
+
+class Done(Message, frozen=True):
+    """The request is accepted."""
+
+    number: int
+
+
+class Failed(Message, frozen=True):
+    """The request is refused."""
+
+    number: int
+    error: str
+
+
+class Welcome(Message, frozen=True):
+    """What a node needs to talk to the actors of the system."""
+
+    number: int
+    namespace: str
+    settings: NetworkSettings
+
+
+class Resolved(Message, frozen=True):
+    """Answer to `Resolve`; empty if nothing of that name is up."""
+
+    number: int
+    locations: list[WireLocation]
+
+
+Reply = StatusReply | Done | Failed | Welcome | Resolved | DirectoryAdd | DirectoryRemove | NodeDown
+
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+class AdminServer:
+    """Answers on the admin socket for as long as the system runs."""
+
+    def __init__(
+        self,
+        *,
+        namespace: str,
+        settings: NetworkSettings,
+        roster: Roster,
+        status: Callable[[], Coroutine[Any, Any, SystemStatus]],
+        stop: Callable[[float], None],
+    ) -> None:
+        self._namespace, self._settings = namespace, settings
+        self._roster, self._status, self._stop = roster, status, stop
+        self._server: asyncio.Server | None = None
+        self._sessions: set[_Session] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, path: Path) -> None:
+        """Listen at ``path``."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._accept, str(path))
+
+    async def close(self) -> None:
+        """End every session; idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        if self._server is not None:
+            self._server.close()
+        for session in list(self._sessions):
+            await session.channel.close()
+
+    def _accept(self) -> Channel[Request]:
+        session = _Session()
+        session.channel = Channel(
+            _requests, lambda request: self._received(session, request), lambda _: self._lost(session)
+        )
+        self._sessions.add(session)
+        return session.channel
+
+    def _lost(self, session: _Session) -> None:
+        session.unfollow()
+        self._sessions.discard(session)
+
+    def _received(self, session: _Session, request: Request) -> None:
+        channel = session.channel
+        match request:
+            case GetStatus(number):
+                task = asyncio.get_running_loop().create_task(self._answer(channel, number))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case StopSystem(number, grace_s):
+                channel.send(Done(number))
+                self._stop(grace_s)
+            case Resolve(number, name):
+                found = self._roster.instances(name)
+                channel.send(Resolved(number, [location.to_wire() for location in found]))
+            case Follow(number):
+                session.unfollow()
+                channel.send(Welcome(number, self._namespace, self._settings))
+                session.unfollow = self._roster.follow(channel.send)
+
+    async def _answer(self, channel: Channel[Request], number: int) -> None:
+        try:
+            channel.send(StatusReply(number, await self._status()))
+        except Exception as error:
+            channel.send(Failed(number, f"{type(error).__name__}: {error}"))
+            raise
+
+    def __repr__(self) -> str:
+        return f"<AdminServer {self._namespace}, {len(self._sessions)} sessions>"
+
+
+class _Session:
+    """One client."""
+
+    channel: Channel[Request]
+
+    def __init__(self) -> None:
+        self.unfollow: Callable[[], None] = lambda: None
+
+
+class AdminClient:
+    """Asks a running system. ``pushed`` gets the changes of the directory, ``lost`` the end of the system."""
+
+    def __init__(
+        self, *, pushed: Callable[[Push], None] | None = None, lost: Callable[[], None] | None = None
+    ) -> None:
+        self._pushed, self._on_lost = pushed, lost
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._channel: Channel[Reply] | None = None
+
+    async def connect(self, directory: Path) -> None:
+        """Connect to the system in a runtime directory. Raises `NotRunning`."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, str(directory / "admin.sock"))
+            self._channel = await Channel.over(sock, _replies, self._received, self._lost)
+        except OSError as error:
+            sock.close()
+            raise NotRunning(directory) from error
+
+    async def follow(self, limit_s: float = 5.0) -> Welcome:
+        """Get the directory and every change of it from now on."""
+        reply = await self._ask(Follow, limit_s)
+        assert isinstance(reply, Welcome)
+        return reply
+
+    async def status(self, limit_s: float = 5.0) -> SystemStatus:
+        """What the system looks like, with the counters of its actors."""
+        reply = await self._ask(GetStatus, limit_s)
+        assert isinstance(reply, StatusReply)
+        return reply.status
+
+    async def stop(self, grace_s: float, limit_s: float = 5.0) -> None:
+        """Begin to stop the system."""
+        await self._ask(lambda number: StopSystem(number, grace_s), limit_s)
+
+    async def resolve(self, name: str, limit_s: float = 5.0) -> list[WireLocation]:
+        """What a name stands for now."""
+        reply = await self._ask(lambda number: Resolve(number, name), limit_s)
+        assert isinstance(reply, Resolved)
+        return reply.locations
+
+    async def close(self) -> None:
+        """Hang up; idempotent."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _ask(self, request: Callable[[int], Request], limit_s: float) -> Reply:
+        """Raises `AdminError` if the system refuses or goes away, `TimeoutError` if it does not answer."""
+        number = next(self._numbers)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            if self._channel is None or not self._channel.send(request(number)):
+                raise AdminError("the system is gone")
+            async with asyncio.timeout(limit_s):
+                reply = await future
+        finally:
+            del self._waiting[number]
+        if isinstance(reply, Failed):
+            raise AdminError(reply.error)
+        return reply
+
+    def _received(self, reply: Reply) -> None:
+        if isinstance(reply, DirectoryAdd | DirectoryRemove | NodeDown):
+            if self._pushed is not None:
+                self._pushed(reply)
+            return
+        future = self._waiting.get(reply.number)
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+    def _lost(self, error: Exception | None) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(AdminError("the system went away before it answered"))
+        with contextlib.suppress(Exception):
+            if self._on_lost is not None:
+                self._on_lost()

@@ -1,0 +1,89 @@
+"""Who can be reached where: the supervisor's truth, pushed to everybody who follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from callboard.actors.directory import Location
+from callboard.actors.node import Node
+
+from . import control
+
+Push = control.DirectoryAdd | control.DirectoryRemove | control.NodeDown
+Follower = Callable[[Push], object]
+
+
+def apply(push: Push, node: Node) -> None:
+    """Carry a change out on a node that follows."""
+    match push:
+        case control.DirectoryAdd(locations):
+            for fields in locations:
+                node.add_location(Location.from_wire(fields))
+        case control.DirectoryRemove(name, incarnation, reason):
+            node.remove_location(name, incarnation, reason)
+        case control.NodeDown(gone, reason):
+            node.node_down(gone, reason)
+
+
+class Roster:
+    """All locations of a system. Followers are told of every change, in order."""
+
+    def __init__(self) -> None:
+        self._up: dict[str, Location] = {}
+        self._down: dict[str, tuple[int, str]] = {}
+        self._followers: list[tuple[str, Follower]] = []
+
+    def follow(self, follower: Follower, *, node: str = "") -> Callable[[], None]:
+        """Tell ``follower`` everything that is known and every change; returns the function that ends it.
+
+        ``node`` is its own id: what happens there it knows better.
+        """
+        entry = (node, follower)
+        self._followers.append(entry)
+        others = [location.to_wire() for location in self._up.values() if location.node != node]
+        if others:
+            follower(control.DirectoryAdd(others))
+        for name, (incarnation, reason) in self._down.items():
+            follower(control.DirectoryRemove(name, incarnation, reason))
+        return lambda: self._followers.remove(entry) if entry in self._followers else None
+
+    def add(self, *locations: Location) -> None:
+        """These can be reached now."""
+        for location in locations:
+            self._up[location.name] = location
+            self._down.pop(location.name, None)
+            self._push(control.DirectoryAdd([location.to_wire()]), location.node)
+
+    def remove(self, name: str, incarnation: int, reason: str) -> None:
+        """One can no longer be reached; a newer incarnation stays."""
+        present = self._up.get(name)
+        if present is not None and present.incarnation <= incarnation:
+            del self._up[name]
+            self._down[name] = (incarnation, reason)
+            self._push(control.DirectoryRemove(name, incarnation, reason), present.node)
+
+    def node_down(self, node: str, reason: str) -> None:
+        """Nothing on this node can be reached any more."""
+        for location in self.on_node(node):
+            del self._up[location.name]
+            self._down[location.name] = (location.incarnation, reason)
+        self._push(control.NodeDown(node, reason), node)
+
+    def on_node(self, node: str) -> list[Location]:
+        """What can be reached on a node."""
+        return [location for location in self._up.values() if location.node == node]
+
+    def instances(self, name: str) -> list[Location]:
+        """What a name, of an instance or a component, stands for now."""
+        exact = self._up.get(name)
+        if exact is not None:
+            return [exact]
+        return [location for known, location in self._up.items() if known.rpartition(".")[0] == name]
+
+    def _push(self, message: Push, node: str) -> None:
+        for own, follower in tuple(self._followers):
+            if own != node:
+                follower(message)
+
+    def __repr__(self) -> str:
+        return f"<Roster {len(self._up)} up, {len(self._down)} down, {len(self._followers)} followers>"

@@ -1,0 +1,80 @@
+"""The stop ladder: drain and stop actors in reverse start order, end the processes, terminate, kill."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+from callboard.actors.policy import StopReason
+
+from . import control
+from .liveness import Health
+from .placement import start_levels
+from .running import RunningProcess
+from .status import State
+from .supervisor import Supervisor
+
+LEAST_S = 0.3
+"""What each step gets, however little of the grace is left."""
+
+TERMINATE_S = 0.7
+KILL_S = 5.0
+
+
+async def stop(supervisor: Supervisor, grace_s: float) -> None:
+    """Stop everything; returns when no process is left. With a grace of 0 everything is killed at once."""
+    deadline = time.monotonic() + grace_s
+    await supervisor.stop_restarting()
+    for slot in supervisor.slots.values():
+        if slot.running is not None:
+            slot.state = State.STOPPING
+    for running in supervisor.running:
+        if running.liveness.health is Health.FROZEN:  # it cannot hear us, and nobody else is to wait for it
+            running.kill()
+    if grace_s > 0:
+        await _stop_actors(supervisor, deadline)
+        left = _left(deadline)
+        for running in supervisor.running:
+            running.send(control.Stop(left))
+        if not await _gone(supervisor.running, left):
+            for running in supervisor.running:
+                running.process.signal(signal.SIGTERM)
+            await _gone(supervisor.running, TERMINATE_S)
+    kill(supervisor)
+    await _gone(supervisor.running, KILL_S)
+    await supervisor.close()
+
+
+def kill(supervisor: Supervisor) -> None:
+    """Kill every process now; a `stop` that goes on ends by that."""
+    for running in supervisor.running:
+        running.kill()
+
+
+def _left(deadline: float) -> float:
+    return max(LEAST_S, deadline - time.monotonic())
+
+
+async def _stop_actors(supervisor: Supervisor, deadline: float) -> None:
+    for level in reversed(start_levels(supervisor.specs)):
+        stops = []
+        for slot in supervisor.slots.values():
+            for actor in slot.actors.values():
+                if (
+                    actor.instance.spec.name in level
+                    and slot.running is not None
+                    and actor.location is not None
+                ):
+                    left = _left(deadline)
+                    message = control.StopActor(actor.name, StopReason.SHUTDOWN.value, left)
+                    stops.append(slot.running.stop_actor(message, left + LEAST_S))
+                    actor.state = State.STOPPING
+        await asyncio.gather(*stops)
+    for slot in supervisor.slots.values():
+        for actor in slot.actors.values():
+            actor.state = State.STOPPED
+
+
+async def _gone(processes: list[RunningProcess], limit_s: float) -> bool:
+    return all(await asyncio.gather(*(running.gone(limit_s) for running in processes)))

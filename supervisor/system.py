@@ -1,0 +1,442 @@
+"""What a script or a test holds: a running system of processes, and references to the actors in it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import re
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from callboard.actors.actor import Actor
+from callboard.actors.node import Node
+from callboard.actors.policy import MailboxPolicy
+from callboard.actors.ref import Ref
+from callboard.transports.errors import ConfigError
+from callboard.transports.settings import NetworkSettings
+
+from . import payload, stopping
+from .admin import AdminServer
+from .config import load
+from .connection import Connection
+from .errors import SupervisionError, SystemFailed
+from .placement import ProcessPlan, place
+from .roster import Roster, apply
+from .rundir import RuntimeDirectory, directory_for
+from .spec import ActorSpec, Config, EventPlane, Limits, ProcessSpec, RestartPolicy
+from .status import Announcement, State, SystemStatus
+from .supervisor import Supervisor, SupervisorOptions
+
+A = TypeVar("A", bound=Actor)
+
+STATISTICS_LIMIT_S = 0.5
+KILL_NOTICE_S = 5.0
+
+_numbers = itertools.count(1)
+
+
+class System:
+    """A system of actors in processes of its own, supervised by this process; an async context manager.
+
+    >>> async with System() as system:                                        # doctest: +SKIP
+    ...     workers = await system.spawn(Worker, "tiny", replicas=2, processes=2)
+    ...     print(await workers.ask(Worker.load))
+
+    Everything happens on the event loop that runs `start`. ``plane`` overrides what ``settings`` say, which
+    come from the environment by default. Without a ``namespace`` it is one of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        namespace: str | None = None,
+        plane: str | None = None,
+        settings: NetworkSettings | None = None,
+        runtime_dir: str | os.PathLike[str] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Start nothing yet. Raises `ConfigError`."""
+        settings = NetworkSettings.from_env(os.environ) if settings is None else settings
+        self._config = Config(
+            namespace=namespace or f"script-{os.getpid()}-{next(_numbers)}",
+            actors=(),
+            processes=(),
+            network=settings if plane is None else replace(settings, request_plane=plane.lower()),
+            limits=limits or Limits(),
+        )
+        self._runtime_dir = Path(runtime_dir) if runtime_dir is not None else None
+        self._state = State.STOPPED
+        self._started_at_s = 0.0
+        self._failure: SystemFailed | None = None
+        self._directory: RuntimeDirectory | None = None
+        self._supervisor: Supervisor | None = None
+        self._stop: asyncio.Task[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self.on_event: Callable[[str], None] | None = None
+        """Told in one line what people should know: deaths, restarts, stalls."""
+        self.on_change: Callable[[], None] | None = None
+        """Told that `status` would say something else now."""
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | os.PathLike[str] | Config,
+        *,
+        plane: str | None = None,
+        namespace: str | None = None,
+        runtime_dir: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Return a system that a config file describes; nothing is started. Raises `ConfigError`."""
+        if not isinstance(config, Config):
+            config = load(config, plane=plane, namespace=namespace)
+        elif plane is not None:
+            config = replace(config, network=replace(config.network, request_plane=plane.lower()))
+        system = cls(namespace=namespace, settings=config.network, runtime_dir=runtime_dir)
+        system._config = replace(config, namespace=namespace or config.namespace)
+        return system
+
+    @staticmethod
+    async def connect(
+        *, namespace: str | None = None, runtime_dir: str | os.PathLike[str] | None = None
+    ) -> Connection:
+        """Connect to a running system of this user and host. Raises `NotRunning`, `ConfigError`."""
+        return await Connection.open(namespace=namespace, runtime_dir=runtime_dir)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start every process and actor of the config; returns when all are ready.
+
+        Raises `StartupFailed` with the traceback of what did not start, `AlreadyRunning`, `ConfigError`; then
+        nothing is left.
+        """
+        if self._state is not State.STOPPED or self._stop is not None:
+            raise SupervisionError(f"this system is {self._state.value}; make another one")
+        self._state = State.STARTING
+        self._started_at_s = time.time()
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0)
+            raise
+        self._state = State.READY
+        self._changed()
+
+    async def _start(self) -> None:
+        config = self._config
+        tree = secrets.token_hex(6)
+        path = directory_for(config.namespace, os.environ, self._runtime_dir)
+        self._directory = await asyncio.to_thread(
+            RuntimeDirectory.claim, path, namespace=config.namespace, tree=tree
+        )
+        settings = config.network
+        if not settings.ipc_directory:
+            settings = replace(settings, ipc_directory=str(self._directory.ipc))
+        self._node = Node(name="supervisor", namespace=config.namespace, settings=settings, listen=False)
+        self._roster = Roster()
+        options = SupervisorOptions(
+            namespace=config.namespace,
+            tree=tree,
+            settings=settings,
+            directory=self._directory,
+            limits=config.limits,
+            import_paths=config.import_paths,
+        )
+        self._supervisor = Supervisor(options, self._roster)
+        self._supervisor.on_event = self._event
+        self._supervisor.on_change = self._changed
+        self._supervisor.on_failed = self._failed
+        await self._node.start()
+        self._roster.follow(lambda push: apply(push, self._node), node=self._node.id)
+        self._admin = AdminServer(
+            namespace=config.namespace,
+            settings=settings,
+            roster=self._roster,
+            status=self.fetch_status,
+            stop=self._stop_soon,
+        )
+        await self._admin.start(self._directory.admin_socket)
+        await self._supervisor.launch(place(config.actors, config.processes, namespace=config.namespace))
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Drain and stop actors in reverse start order, then the processes; idempotent.
+
+        What has not ended after ``grace_s`` seconds (by default what the config says) is killed; 0 kills at
+        once, also when a stop is under way.
+        """
+        grace_s = self._config.limits.stop_grace_s if grace_s is None else grace_s
+        if self._stop is None:
+            self._stop = asyncio.get_running_loop().create_task(self._stop_now(grace_s))
+        elif grace_s <= 0:
+            self.kill_all()
+        await asyncio.shield(self._stop)
+
+    async def _stop_now(self, grace_s: float) -> None:
+        self._state = State.STOPPING
+        self._changed()
+        try:
+            if self._supervisor is not None:
+                await stopping.stop(self._supervisor, grace_s)
+                if hasattr(self, "_admin"):
+                    await self._admin.close()
+                await self._node.close(grace_s=0)
+        finally:
+            if self._directory is not None:
+                await asyncio.to_thread(self._directory.release)
+            self._state = State.FAILED if self._failure else State.STOPPED
+            self._changed()
+
+    def kill_all(self) -> None:
+        """Kill every process now; for a second Ctrl-C, while `stop` goes on."""
+        if self._supervisor is not None:
+            stopping.kill(self._supervisor)
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until every actor is ready (again). Raises `TimeoutError`, `SystemFailed`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not_ready := self._not_ready():
+                    await self._change()
+        except TimeoutError:
+            raise TimeoutError(f"after {timeout_s:g} s not ready: {', '.join(not_ready)}") from None
+
+    async def wait_stopped(self) -> None:
+        """Wait until the system is stopped; raises `SystemFailed` if that was because of a failure."""
+        while self._stop is None:
+            await self._change()
+        await asyncio.shield(self._stop)
+        if self._failure is not None:
+            raise self._failure
+
+    def _not_ready(self) -> list[str]:
+        if self._failure is not None:
+            raise self._failure
+        if self._supervisor is None or self._stop is not None:
+            raise SupervisionError(f"the system is {self._state.value}")
+        return [
+            actor.name
+            for slot in self._supervisor.slots.values()
+            for actor in slot.actors.values()
+            if actor.state not in (State.READY, State.STOPPED)
+        ]
+
+    async def _change(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(future)
+        try:
+            await future
+        finally:
+            self._waiters.discard(future)
+
+    def _changed(self) -> None:
+        for future in self._waiters:
+            if not future.done():
+                future.set_result(None)
+        if self.on_change is not None:
+            self.on_change()
+
+    def _event(self, text: str) -> None:
+        if self.on_event is not None:
+            self.on_event(text)
+
+    def _failed(self, place: str, reason: str) -> None:
+        if self._failure is None and self._stop is None:
+            self._failure = SystemFailed(place, reason)
+            self._event(str(self._failure))
+            self._stop_soon(self._config.limits.stop_grace_s)
+
+    def _stop_soon(self, grace_s: float) -> None:
+        if self._stop is None:
+            self._stop = asyncio.get_running_loop().create_task(self._stop_now(grace_s))
+        elif grace_s <= 0:
+            self.kill_all()
+        self._changed()
+
+    # -- actors
+
+    async def spawn(
+        self,
+        cls: type[A],
+        *args: Any,
+        name: str | None = None,
+        replicas: int = 1,
+        processes: int = 1,
+        env: Mapping[str, str] | None = None,
+        restart: RestartPolicy | None = None,
+        mailbox: MailboxPolicy | None = None,
+        **kwargs: Any,
+    ) -> Ref[A]:
+        """Start ``replicas`` instances of an actor in ``processes`` new processes, and return the reference.
+
+        The reference is to the component: a message goes to one of its instances. Arguments may hold
+        references and whatever cloudpickle carries. The name is the class's in snake case by default.
+
+        Raises `StartupFailed` with the traceback, `ConfigError` for a name that is taken or counts that do
+        not fit, `TypeError` if the arguments cannot be sent.
+        """
+        supervisor = self._supervisor
+        if supervisor is None or self._stop is not None:
+            raise SupervisionError(f"the system is {self._state.value}; start it first: async with System()")
+        name = name or snake_case(cls.__name__)
+        _check_spawn(cls, name, replicas, processes, supervisor)
+        spec = ActorSpec(
+            name=name,
+            class_path=f"{cls.__module__}:{cls.__qualname__}",
+            payload=payload.dump(cls, args, kwargs),
+            replicas=replicas,
+            mailbox=mailbox,
+            restart=restart or RestartPolicy(),
+        )
+        group = ProcessSpec(name=name, actors=(name,), count=processes, env=env or {})
+        plans: list[ProcessPlan] = place([spec], [group], namespace=self._config.namespace)
+        try:
+            await supervisor.launch(plans)
+        except BaseException:
+            if self._stop is None:
+                await supervisor.discard(plan.name for plan in plans)
+            raise
+        return self.ref(name, cls)
+
+    def ref(self, name: str, cls: type[A] = Actor) -> Ref[A]:  # type: ignore[assignment]
+        """Return a reference to a component (``worker``) or an instance (``worker.0``)."""
+        return self._node.ref(name, cls)
+
+    # -- processes
+
+    async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a process, or to the process of an actor.
+
+        After SIGKILL it returns when the death was noticed. Raises `UnknownPlace`.
+        """
+        running = self._slot(name).running
+        if running is None:
+            return
+        running.process.signal(number)
+        if number is signal.SIGKILL:
+            await running.gone(KILL_NOTICE_S)
+
+    async def pause(self, name: str) -> None:
+        """Freeze a process, or the process of an actor. Raises `UnknownPlace`."""
+        await self.kill(name, signal.SIGSTOP)
+
+    async def resume(self, name: str) -> None:
+        """Undo `pause`. Raises `UnknownPlace`."""
+        await self.kill(name, signal.SIGCONT)
+
+    def logs(self, name: str) -> str:
+        """What a process, or the process of an actor, has written so far. Raises `UnknownPlace`."""
+        path = Path(self._slot(name).log)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _slot(self, name: str) -> Any:
+        if self._supervisor is None:
+            raise SupervisionError("the system was not started")
+        return self._supervisor.slot(name)
+
+    # -- what it looks like
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the system."""
+        return self._config.namespace
+
+    @property
+    def node(self) -> Node:
+        """The node of this process, which holds the references."""
+        return self._node
+
+    @property
+    def directory(self) -> Path | None:
+        """The runtime directory, while there is one."""
+        return self._directory.path if self._directory is not None else None
+
+    @property
+    def failure(self) -> SystemFailed | None:
+        """Why the system stopped by itself, if it did."""
+        return self._failure
+
+    @property
+    def announcements(self) -> list[Announcement]:
+        """What actors announced, for example URLs."""
+        return [] if self._supervisor is None else list(self._supervisor.announcements)
+
+    def status(self) -> SystemStatus:
+        """What the system looks like now; the counters of actors are those of the last `fetch_status`."""
+        config, supervisor = self._config, self._supervisor
+        slots = [] if supervisor is None else supervisor.slots.values()
+        return SystemStatus(
+            namespace=config.namespace,
+            plane=config.network.request_plane,
+            event_plane=config.event_plane.value,
+            insecure=config.network.insecure,
+            pid=os.getpid(),
+            state=self._state,
+            started_at_s=self._started_at_s,
+            directory=str(self.directory or ""),
+            processes=tuple(slot.status() for slot in slots),
+            announcements=tuple(self.announcements),
+            failure=str(self._failure or ""),
+        )
+
+    async def fetch_status(self) -> SystemStatus:
+        """Ask every process for the counters of its actors, then return `status`."""
+        if self._supervisor is not None:
+            slots = [slot for slot in self._supervisor.slots.values() if slot.running is not None]
+            answers = [
+                slot.running.statistics(STATISTICS_LIMIT_S) for slot in slots if slot.running is not None
+            ]
+            for slot, data in zip(slots, await asyncio.gather(*answers), strict=True):
+                slot.counters = data.get("actors", slot.counters)
+        return self.status()
+
+    def __repr__(self) -> str:
+        count = 0 if self._supervisor is None else len(self._supervisor.slots)
+        return f"<System {self.namespace} {self._state.value}, {count} processes>"
+
+
+def snake_case(name: str) -> str:
+    """The default name of an actor.
+
+    >>> snake_case("KVRouter"), snake_case("Worker")
+    ('kv_router', 'worker')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().lstrip("_")
+
+
+def _check_spawn(cls: Any, name: str, replicas: int, processes: int, supervisor: Supervisor) -> None:
+    problems = []
+    if not (isinstance(cls, type) and issubclass(cls, Actor)):
+        problems.append(f"{cls!r} is not a class that derives from callboard.Actor")
+    if any(
+        name in (spec.name, slot.plan.group)
+        for slot in supervisor.slots.values()
+        for spec in supervisor.specs
+    ):
+        problems.append(f'there is an actor or a process called "{name}" already; choose another name')
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        problems.append(f'"{name}" is no name: it takes letters, digits, "-" and "_" after a letter')
+    if replicas < 1:
+        problems.append(f"replicas is {replicas}; it must be at least 1")
+    if not 1 <= processes <= max(1, replicas):
+        problems.append(f"processes is {processes}; it must be between 1 and replicas, which is {replicas}")
+    if problems:
+        raise ConfigError(problems)
+
+
+__all__ = ["EventPlane", "System", "snake_case"]

@@ -1,0 +1,152 @@
+"""Actors that the supervisor's tests start in processes of their own, by class path."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from callboard.actors.actor import Actor
+from callboard.actors.policy import StopReason
+from callboard.actors.ref import Ref
+
+
+class Echo(Actor):
+    """Answers, counts, sleeps, fails and dies on demand."""
+
+    concurrency = 100
+
+    def __init__(self, greeting: str = "hello", **rest: Any) -> None:
+        self.greeting = greeting
+        self.rest = rest
+        self.count = 0
+
+    async def hello(self, name: str) -> str:
+        return f"{self.greeting} {name}"
+
+    async def add(self, a: int, b: int = 1) -> int:
+        return a + b
+
+    async def where(self) -> dict[str, Any]:
+        context = self.context
+        return {"name": context.name, "pid": os.getpid(), "incarnation": context.incarnation}
+
+    async def environment(self, name: str) -> str:
+        return os.environ.get(name, "")
+
+    async def arguments(self) -> dict[str, Any]:
+        return {"greeting": self.greeting, "rest": sorted(self.rest)}
+
+    async def count_to(self, last: int) -> AsyncIterator[int]:
+        for number in range(1, last + 1):
+            yield number
+
+    async def wait(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "waited"
+
+    async def block(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def fail(self, text: str) -> None:
+        raise ValueError(text)
+
+    async def exit(self, code: int) -> None:
+        os._exit(code)
+
+    async def crash(self, number: int) -> None:
+        os.kill(os.getpid(), number)
+
+    async def print_line(self, text: str) -> None:
+        print(text)
+
+    async def leave_a_grandchild(self) -> int:
+        sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+        return subprocess.Popen(sleeper, start_new_session=True).pid
+
+    async def ignore_sigterm(self) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class Recorder(Actor):
+    """Writes a line at each step of its life to a file, so that a test sees the order of several."""
+
+    def __init__(self, path: str, needs: Ref[Recorder] | None = None, slow_stop_s: float = 0.0) -> None:
+        self.path, self.needs, self.slow_stop_s = path, needs, slow_stop_s
+
+    def note(self, what: str) -> None:
+        with Path(self.path).open("a") as file:
+            file.write(f"{what} {self.context.name}\n")
+
+    async def on_start(self) -> None:
+        if self.needs is not None:
+            await self.needs.ask(Recorder.alive)
+        self.note("start")
+
+    async def on_stop(self, reason: StopReason) -> None:
+        await asyncio.sleep(self.slow_stop_s)
+        self.note(f"stop:{reason.value}")
+
+    async def alive(self) -> bool:
+        return True
+
+    async def fail(self) -> None:
+        raise ValueError("asked to")
+
+
+class Caller(Actor):
+    """Calls another actor through a reference nested in its arguments."""
+
+    def __init__(self, targets: dict[str, list[Ref[Echo]]]) -> None:
+        self.target = targets["echo"][0]
+
+    async def ask_hello(self, name: str) -> str:
+        return await self.target.ask(Echo.hello, name)
+
+
+class Announcer(Actor):
+    """Announces a line when it starts."""
+
+    async def on_start(self) -> None:
+        self.context.announce(f"announced by {self.context.name}")
+
+
+class Broken(Actor):
+    """Fails to start, in the constructor or in its hook."""
+
+    def __init__(self, where: str = "constructor") -> None:
+        self.where = where
+        if where == "constructor":
+            raise RuntimeError("the constructor failed")
+
+    async def on_start(self) -> None:
+        if self.where == "exit":
+            print("last words in the log")
+            os._exit(7)
+        if self.where == "hang":
+            await asyncio.sleep(600)
+        raise RuntimeError("the hook failed")
+
+
+class FailsLater(Actor):
+    """Starts once, then never again: a file remembers."""
+
+    def __init__(self, path: str) -> None:
+        file = Path(path)
+        if file.exists():
+            raise RuntimeError("once is enough")
+        file.touch()
+
+    async def die(self) -> None:
+        os._exit(9)
+
+
+class NotAnActor:
+    """What a config might name by mistake."""
