@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from collections.abc import Collection
+from typing import Protocol
 
 from .directory import Directory, Location
 from .errors import ActorNotFound, ActorUnavailable
@@ -82,9 +82,12 @@ class Target:
             if isinstance(error, ActorNotFound):
                 raise error
             changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            end: Callable[[], Any] = self._host.directory.on_change(
-                lambda f=changed: f.done() or f.set_result(None)
-            )  # type: ignore[misc]
+
+            def wake(future: asyncio.Future[None] = changed) -> None:
+                if not future.done():
+                    future.set_result(None)
+
+            end = self._host.directory.on_change(wake)
             try:
                 await changed
             finally:

@@ -29,5 +29,5 @@ class Backoff:
         >>> Backoff(0.1, 5.0).delay_s(3, 0.5)
         0.6000000000000001
         """
-        ceiling = min(self.longest_s, self.first_s * 2 ** min(attempt, 60))
+        ceiling: float = min(self.longest_s, self.first_s * 2.0 ** min(attempt, 60))
         return ceiling * (0.5 + random / 2)

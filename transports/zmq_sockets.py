@@ -127,7 +127,7 @@ class Watched:
         self._receive = receive
         self._writable = writable
         self._loop = asyncio.get_running_loop()
-        self._fd = socket.getsockopt(FD)
+        self._fd: int = int(socket.getsockopt(FD))
         self._scheduled = False
         self.closed = False
         self._loop.add_reader(self._fd, self.turn)
@@ -136,7 +136,8 @@ class Watched:
     def turn(self) -> None:
         """Take a few messages; called when the descriptor signals, and after what could swallow the signal."""
         self._scheduled = False
-        getsockopt, receive = self.socket.getsockopt, self._receive
+        getsockopt: Callable[[int], Any] = self.socket.getsockopt
+        receive = self._receive
         for _ in range(PER_TURN):
             if self.closed:
                 return
@@ -153,13 +154,16 @@ class Watched:
 
     def after_send(self) -> None:
         """Sending may have consumed the signal of a message that came in."""
-        if not self._scheduled and not self.closed and self.socket.getsockopt(EVENTS) & POLLIN:
+        if not self._scheduled and not self.closed and self._events() & POLLIN:
             self._schedule()
 
     def drain(self) -> None:
         """Take everything that is there now."""
-        while not self.closed and self.socket.getsockopt(EVENTS) & POLLIN:
+        while not self.closed and self._events() & POLLIN:
             self._receive()
+
+    def _events(self) -> Any:
+        return self.socket.getsockopt(EVENTS)
 
     def _schedule(self) -> None:
         if not self._scheduled:
