@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from callboard.supervisor.system import System
 
 READY_S = 30.0
+STOP_GRACE_S = 2.0
 STOP_S = 30.0
 LOG_TAIL_BYTES = 20_000
 FIXED_ADDRESS = ("CALLBOARD_RUNTIME_DIR", "DYN_TCP_RPC_HOST", "DYN_TCP_RPC_PORT")
@@ -77,7 +78,7 @@ class Cluster:
             system = self._systems.pop()
             try:
                 async with asyncio.timeout(STOP_S):
-                    await system.stop()
+                    await system.stop(STOP_GRACE_S)
             except Exception as error:
                 errors.append(error)
         if errors:
@@ -92,8 +93,8 @@ class Cluster:
 
     async def _start(self, system: System) -> System:
         self._systems.append(system)
-        await system.start()
-        await system.wait_ready(READY_S)
+        async with asyncio.timeout(READY_S):
+            await system.start()
         return system
 
     def _namespace(self) -> str:

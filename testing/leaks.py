@@ -22,6 +22,9 @@ from callboard.supervisor.guardian import VARIABLE
 SETTLE_S = 3.0
 """How long a test's leavings may take to go by themselves (the kernel, a thread on its way out)."""
 
+LOOP_OWNED = ("/dev/null", "anon_inode:[io_uring]")
+"""Descriptors that libuv opens when it first listens or reads, and keeps as long as its loop."""
+
 
 class Kind(Enum):
     """What can be left behind."""
@@ -136,14 +139,14 @@ def _descriptors() -> Iterator[Item]:
         # The listing's own descriptor is closed by now and has no link.
         with suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{number}")
-            if number != spared and target != "anon_inode:[io_uring]":
+            if number != spared and target not in LOOP_OWNED:
                 yield Item(Kind.DESCRIPTOR, (number, target), f"{number} {target}")
 
 
 def _threads() -> Iterator[Item]:
     for thread in threading.enumerate():
         # Workers of a loop's default executor stay with the loop.
-        if not thread.name.startswith("asyncio_"):
+        if not thread.name.startswith(("asyncio_", "uvloop_")):
             yield Item(Kind.THREAD, id(thread), thread.name)
     for number in _numbers("/proc/self/task"):
         with suppress(OSError):

@@ -190,6 +190,25 @@ def test_a_failing_test_keeps_its_own_error_and_shows_the_logs(run):
     )
 
 
+def test_a_failing_test_shows_what_its_processes_wrote(run):
+    result = run("""
+        from callboard import Actor
+
+        class Talker(Actor):
+            async def say(self, text: str) -> None:
+                print(text)
+
+        async def test_fails(cluster):
+            system = await cluster.system()
+            talker = await system.spawn(Talker)
+            await talker.ask(Talker.say, "the talker said this")
+            assert "mine" == "the error"
+    """)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*AssertionError*", "*log of cb*-1/talker*", "*the talker said this*"])
+    result.stdout.no_fnmatch_line("*left behind*")
+
+
 def test_tests_of_parallel_workers_do_not_meet(run):
     result = run(
         """
