@@ -258,7 +258,6 @@ class System:
     def _failed(self, place: str, reason: str) -> None:
         if self._failure is None and self._stop is None:
             self._failure = SystemFailed(place, reason)
-            self._event(str(self._failure))
             self._stop_soon(self._config.limits.stop_grace_s)
 
     def _stop_soon(self, grace_s: float) -> None:

@@ -1,0 +1,128 @@
+"""``callboard up``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .cli_errors import ExitCode, echo_json, reporting
+
+if TYPE_CHECKING:
+    from .system import System
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--plane", help="Request plane, instead of what environment and file say.")
+@click.option("--namespace", "-n", help="Namespace, instead of what environment and file say.")
+@click.option(
+    "--runtime-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory for sockets and logs."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the status as one line of JSON when all is ready."
+)
+@reporting
+def up(file: Path, plane: str | None, namespace: str | None, runtime_dir: Path | None, as_json: bool) -> None:
+    """Start what a config FILE describes and keep it alive until Ctrl-C, SIGTERM or `callboard stop`.
+
+    Ctrl-C drains and stops it; a second one kills it.
+
+    \b
+    Exit codes: 0 stopped as asked, 1 something did not start (its traceback is shown) or failed too
+    often, 2 mistakes in the file, 5 a system of that namespace is running already.
+    """
+    from .system import System
+
+    system = System.from_config(file, plane=plane, namespace=namespace, runtime_dir=runtime_dir)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        code = runner.run(_run(system, as_json))
+    raise SystemExit(code)
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+async def _run(system: System, as_json: bool) -> ExitCode:
+    stopping: set[asyncio.Task[None]] = set()
+    starting = asyncio.ensure_future(system.start())
+
+    def interrupted() -> None:
+        if stopping:
+            click.echo("killing", err=True)
+            system.kill_all()
+            return
+        click.echo("stopping; once more to kill", err=True)
+        starting.cancel()
+        stopping.add(asyncio.ensure_future(system.stop()))
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupted)
+    printer = _Printer(system, quiet=as_json)
+    try:
+        await starting
+    except asyncio.CancelledError:
+        await asyncio.gather(*stopping)
+        return ExitCode.OK
+    if as_json:
+        import msgspec
+
+        echo_json(msgspec.to_builtins(system.status()))
+    printer.all_ready()
+    await system.wait_stopped()
+    await asyncio.gather(*stopping)
+    return ExitCode.OK
+
+
+class _Printer:
+    """Prints a line for each process when it is ready, and what happens later."""
+
+    def __init__(self, system: System, *, quiet: bool) -> None:
+        self._system, self._quiet = system, quiet
+        self._shown: set[str] = set()
+        self._announced: set[tuple[str, str]] = set()
+        self._is_ready = False
+        status = system.status()
+        if not quiet:
+            click.echo(f"callboard {status.namespace} · plane {status.plane} · events {status.event_plane}")
+        if status.insecure:
+            click.echo("  INSECURE: it listens beyond this machine without keys", err=True)
+        system.on_change = self._changed
+        system.on_event = self._event
+
+    def all_ready(self) -> None:
+        """Everything is up: from now on announcements are news."""
+        self._is_ready = True
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._quiet:
+            return
+        status = self._system.status()
+        width = max((len(process.name) for process in status.processes), default=0)
+        for process in status.processes:
+            if process.name in self._shown or process.state.value != "ready":
+                continue
+            self._shown.add(process.name)
+            names = " ".join(actor.name for actor in process.actors)
+            click.echo(
+                f"  {process.name:<{width}}  pid {process.pid}  {names:<30}  ready  {process.ready_s:.1f} s"
+            )
+        for entry in status.announcements if self._is_ready else ():
+            if (entry.actor, entry.text) not in self._announced:
+                self._announced.add((entry.actor, entry.text))
+                click.echo(f"  {entry.text}")
+
+    def _event(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            click.echo(f"  {text}", err=True)
