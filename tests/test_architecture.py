@@ -102,7 +102,7 @@ def test_no_modules_import_each_other_in_a_circle():
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(" imports ".join(reversed(error.args[1])))
+        pytest.fail(" imports ".join(reversed(error.args[1])), pytrace=False)
 
 
 def test_inside_a_package_imports_are_relative_and_across_packages_absolute():
