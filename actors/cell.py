@@ -108,19 +108,26 @@ class Cell:
     def deliver(self, letter: Letter) -> None:
         """Take a letter, or answer it with the reason why not."""
         state = self.state
-        if state is not State.READY and state is not State.STARTING:
+        if state is not _READY and state is not State.STARTING:
             self._count_out(letter)
             self._refuse(letter, ActorStopped("it is stopping"))
-            return
-        if letter.method.interleave:
+        elif letter.method.interleave:
             self._run_loose(letter)
-            return
+        elif self.mailbox.accept(letter) or self._overflow(letter):
+            drainers = self.drainers
+            if (
+                not drainers or (not self._starting and len(drainers) < self.concurrency)
+            ) and state is _READY:
+                self._start_drainer()
+
+    def _overflow(self, letter: Letter) -> bool:
+        """Do what the policy says; False if the actor fails of it."""
         mailbox = self.mailbox
         # A tell that came with credit has a place: its sender cannot be told any more.
-        if letter.kind == TELL and letter.inlet is not None and mailbox.full and mailbox.policy.rejects:
+        if letter.kind == TELL and letter.inlet is not None and mailbox.policy.rejects:
             mailbox.put(letter)
         else:
-            admit, victim = mailbox.offer(letter)
+            admit, victim = mailbox.overflow(letter)
             if victim is not None:
                 limit = mailbox.policy
                 self._count_out(victim)
@@ -130,9 +137,8 @@ class Cell:
                 )
             if admit is Admit.FAIL:
                 self.host.actor_failed(self, MailboxFull("its mailbox overflowed", actor=self.location.name))
-                return
-        if not self._starting and len(self.drainers) < self.concurrency and state is State.READY:
-            self._start_drainer()
+                return False
+        return True
 
     def cancel(self, letter: Letter) -> None:
         """The caller has left: take the letter out, or cancel its handler."""
@@ -180,8 +186,8 @@ class Cell:
 
     async def _empty(self, task: asyncio.Task[None]) -> None:
         mailbox, queue, codec = self.mailbox, self.mailbox.queue, self.host.codec
-        actor, several, turn = self.actor, self.concurrency > 1, 0
-        while queue and self.state is State.READY:
+        actor, several, turn, set_current = self.actor, self.concurrency > 1, 0, CURRENT.set
+        while queue and self.state is _READY:
             letter = queue.popleft()
             if letter.cancelled:
                 mailbox.husks -= 1
@@ -201,18 +207,19 @@ class Cell:
             method = letter.method
             ran = False
             letter.task = task
-            CURRENT.set(letter)
+            set_current(letter)
             try:
                 if letter.body is not None:
                     self._open_body(letter, codec)
                 args = method.bind(letter.args, letter.kwargs)
+                kwargs = letter.kwargs
                 ran = True
-                if method.run is _COROUTINE:
-                    result = await method.function(actor, *args, **(letter.kwargs or {}))
-                elif method.run is _PLAIN and not method.blocking:
-                    result = method.function(actor, *args, **(letter.kwargs or {}))
+                if kwargs or method.special:
+                    result = await self._run(letter, args, kwargs or {})
+                elif method.waits:
+                    result = await method.function(actor, *args)
                 else:
-                    result = await self._run(letter, args)
+                    result = method.function(actor, *args)
             except BaseException as error:
                 letter.task = None
                 if not self._failed(letter, error, task, ran):
@@ -288,8 +295,12 @@ class Cell:
             letter.origin.fail(letter, error, ran=ran)
         return True
 
-    async def _run(self, letter: Letter, args: list[Any]) -> Any:
-        method, kwargs = letter.method, letter.kwargs or {}
+    async def _run(self, letter: Letter, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        method = letter.method
+        if method.run is Run.COROUTINE:
+            return await method.function(self.actor, *args, **kwargs)
+        if method.run is Run.PLAIN and not method.blocking:
+            return method.function(self.actor, *args, **kwargs)
         if not method.streams:
             return await run_in_thread(lambda: method.function(self.actor, *args, **kwargs))
         source: AsyncIterator[Any]
@@ -326,12 +337,7 @@ class Cell:
                 self._open_body(letter, self.host.codec)
             args = method.bind(letter.args, letter.kwargs)
             ran = True
-            if method.run is Run.COROUTINE:
-                result = await method.function(self.actor, *args, **(letter.kwargs or {}))
-            elif method.run is Run.PLAIN and not method.blocking:
-                result = method.function(self.actor, *args, **(letter.kwargs or {}))
-            else:
-                result = await self._run(letter, args)
+            result = await self._run(letter, args, letter.kwargs or {})
         except BaseException as error:
             letter.task = None
             if not self._failed(letter, error, task, ran):
@@ -389,4 +395,4 @@ class Cell:
         }
 
 
-_COROUTINE, _PLAIN = Run.COROUTINE, Run.PLAIN
+_READY = State.READY

@@ -23,7 +23,6 @@ from .extension import Extensions, OutOfBand
 OUT_OF_BAND_BYTES = 64 * 1024
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_all_scalars = _SCALARS.issuperset
 _joined = "".join
 
 Wire = tuple[Any, list[Any] | None]
@@ -37,19 +36,22 @@ def is_plain(value: Any) -> bool:
     (True, False)
     """
     kind = type(value)
-    if kind in _SCALARS:
-        return True
     if kind is dict:
         try:
             _joined(value)  # the cheapest test that every key is a str
         except TypeError:
             if not all(type(key) in _SCALARS or type(key) is bytes for key in value):
                 return False
-        values = value.values()
-        return _all_scalars(map(type, values)) or all(map(is_plain, values))
+        for inner in value.values():
+            if type(inner) not in _SCALARS and not is_plain(inner):
+                return False
+        return True
     if kind is list:
-        return _all_scalars(map(type, value)) or all(map(is_plain, value))
-    return kind is bytes and len(value) < OUT_OF_BAND_BYTES
+        for inner in value:
+            if type(inner) not in _SCALARS and not is_plain(inner):
+                return False
+        return True
+    return kind in _SCALARS or (kind is bytes and len(value) < OUT_OF_BAND_BYTES)
 
 
 class Codec:
@@ -120,13 +122,15 @@ class Codec:
     def decode(self, body: msgspec.Raw | bytes, buffers: Sequence[bytes | memoryview] = ()) -> Any:
         """Decode one body; ``buffers`` are the frames that came with it. Raises `DecodeError`."""
         extensions = self._extensions
-        extensions.buffers = buffers
+        if buffers:
+            extensions.buffers = buffers
         try:
             return self._decode(body)
         except MALFORMED as error:
             raise DecodeError(f"malformed value: {error}") from None
         finally:
-            extensions.buffers = ()
+            if buffers:
+                extensions.buffers = ()
 
 
 def decode_plain(body: msgspec.Raw | bytes) -> Any:

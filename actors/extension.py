@@ -152,7 +152,8 @@ class Extensions:
             raise EncodeError(path, "the memoryview is not contiguous; send bytes(view)")
         if size < self._threshold:
             return bytes(value) if kind == "bytes" else Ext(BUFFER, _encode([kind, bytes(value)]))
-        return Ext(BUFFER, _encode([kind, out.add(value.cast("B") if kind == "memoryview" else value)]))
+        # A buffer that could still change is copied: it may wait here, and the caller may go on with it.
+        return Ext(BUFFER, _encode([kind, out.add(bytes(value))]))
 
     def _rewrite_object(self, value: Any, kind: type, path: str, out: OutOfBand) -> Any:
         if isinstance(value, enum.Enum):
@@ -193,7 +194,7 @@ class Extensions:
         dtype, shape = array.dtype.str, list(array.shape)
         if array.nbytes < self._threshold:
             return Ext(BUFFER, _encode(["scalar" if scalar else "ndarray", array.tobytes(), dtype, shape]))
-        return Ext(BUFFER, _encode(["ndarray", out.add(array.reshape(-1).view("u1").data), dtype, shape]))
+        return Ext(BUFFER, _encode(["ndarray", out.add(array.tobytes()), dtype, shape]))
 
     # -- from the wire
 

@@ -50,10 +50,11 @@ class Admit(Enum):
 class Mailbox:
     """A deque with bounds. Cancelled letters stay as husks until they are reached, but no longer count."""
 
-    __slots__ = ("bytes", "husks", "overflows", "policy", "queue")
+    __slots__ = ("_limit", "_limit_bytes", "bytes", "husks", "overflows", "policy", "queue")
 
     def __init__(self, policy: MailboxPolicy) -> None:
         self.policy = policy
+        self._limit, self._limit_bytes = policy.messages, policy.bytes
         self.queue: deque[Letter] = deque()
         self.bytes = 0
         self.husks = 0
@@ -71,18 +72,20 @@ class Mailbox:
         """True if one more message would overflow."""
         return len(self.queue) - self.husks >= self.policy.messages or self.bytes >= self.policy.bytes
 
-    def offer(self, letter: Letter) -> tuple[Admit, Letter | None]:
-        """Put a letter in, or apply the overflow policy; the second value is a letter to be answered `MailboxFull`.
-
-        A letter larger than the byte bound is taken by an empty mailbox, so that it can pass at all.
-        """
-        policy = self.policy
+    def accept(self, letter: Letter) -> bool:
+        """Put a letter in if it is within the bounds. A letter larger than the byte bound fits an empty mailbox."""
         queue = self.queue
         waiting = len(queue) - self.husks
-        if waiting < policy.messages and (self.bytes + letter.size <= policy.bytes or not waiting):
+        size = self.bytes + letter.size
+        if waiting < self._limit and (size <= self._limit_bytes or not waiting):
             queue.append(letter)
-            self.bytes += letter.size
-            return _TAKEN
+            self.bytes = size
+            return True
+        return False
+
+    def overflow(self, letter: Letter) -> tuple[Admit, Letter | None]:
+        """Apply the overflow policy to a letter that was not accepted; the second value gets `MailboxFull`."""
+        policy = self.policy
         self.overflows += 1
         if policy.overflow is Overflow.DROP_OLDEST:
             oldest = self.take_oldest()

@@ -67,7 +67,8 @@ class Outlet:
         self.location = location
         self._credit = location.window
         self._bytes = location.window_bytes
-        self._backlog: deque[tuple[int, bytes, Sequence[Any]]] = deque()
+        self._backlog: deque[tuple[int, bytes, Sequence[Any], int]] = deque()
+        """Call id (0 for a tell), envelope, buffers behind it, bytes of both."""
         self._rooms: deque[asyncio.Future[None]] = deque()
         self.crowded = False
         """True while the backlog is full: a tell raises, an ask waits for `room`."""
@@ -170,17 +171,17 @@ class Outlet:
             raise EncodeError(
                 f"{self.location.name}.{method}: {argument_path(error.path)}", error.why
             ) from None
+        size = len(part) if buffers is None else len(part) + total_bytes(buffers)
         if self._credit > 0 and self._bytes > 0 and not self._backlog:
             if buffers is None:
                 self.outbox.post(part)
-                self._bytes -= len(part)
             else:
                 self.outbox.post_with(part, buffers)
-                self._bytes -= len(part) + total_bytes(buffers)
+            self._bytes -= size
             self._credit -= 1
         else:
-            self.outbox.check(len(part) + total_bytes(buffers or ()))
-            self._backlog.append((call_id, part, buffers or ()))
+            self.outbox.check(size)
+            self._backlog.append((call_id, part, buffers or (), size))
             self.crowded = len(self._backlog) >= self.location.window
 
     def more(self, messages: int, size: int) -> None:
@@ -189,9 +190,9 @@ class Outlet:
         self._bytes += size
         backlog = self._backlog
         while backlog and self._credit > 0 and self._bytes > 0:
-            _, part, buffers = backlog.popleft()
+            _, part, buffers, length = backlog.popleft()
             self._credit -= 1
-            self._bytes -= len(part) + total_bytes(buffers)
+            self._bytes -= length
             if buffers:
                 self.outbox.post_with(part, buffers)
             else:
@@ -210,7 +211,7 @@ class Outlet:
 
     def down(self) -> set[int]:
         """The way is gone: drop the backlog and return the ids in it, which were never sent."""
-        never = {call_id for call_id, _, _ in self._backlog}
+        never = {entry[0] for entry in self._backlog}
         self._backlog.clear()
         self.crowded = False
         while self._rooms:

@@ -144,7 +144,7 @@ class Ref(Generic[A_co]):
         """Like `tell`, but wait until there is room; raises `DeadlineExceeded` if there is none in time."""
         name = method if isinstance(method, str) else method.__name__
         route = self._target.pick()
-        if route.crowded or route.full:
+        if route.full:
             route = await self._with_room(self._deadline_s or self._host.ask_deadline_s)
         route.tell(name, args, kwargs, None)
 
@@ -304,7 +304,7 @@ class Ref(Generic[A_co]):
         route = self._target.pick()
         try:
             async with asyncio.timeout(None if budget == INFINITE else budget):
-                while route.crowded or route.full:
+                while route.full or route.crowded:
                     await route.room()
                     route = self._target.pick()
         except TimeoutError:

@@ -50,6 +50,10 @@ class Method:
     accepts: tuple[frozenset[type] | None, ...] = ()
     """Exact types that need no further look, per positional parameter; None: anything goes."""
     required: int = 0
+    special: bool = False
+    """Not simply called or awaited: it streams, or it blocks."""
+    waits: bool = False
+    """A coroutine function."""
     plain_call: bool = True
     """Positional-or-keyword parameters only, so that counting is enough."""
 
@@ -234,6 +238,8 @@ def _read(name: str, function: Callable[..., Any]) -> Method:
         accepts=tuple(_accepted(hints.get(p.name, Any)) for p in positional),
         required=sum(p.default is p.empty for p in positional),
         plain_call=plain,
+        special=run in (Run.STREAM, Run.PLAIN_STREAM) or getattr(function, "__callboard_blocking__", False),
+        waits=run is Run.COROUTINE,
     )
 
 
