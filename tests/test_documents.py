@@ -59,6 +59,24 @@ def test_the_example_of_the_readme_runs(tmp_path):
     assert done.stdout.splitlines() == blocks("README.md", "text")[0].splitlines()
 
 
+def test_the_test_of_the_readme_passes(tmp_path):
+    example, test = blocks("README.md", "python")[:2]
+    (tmp_path / "test_readme.py").write_text(example.partition("async def main")[0] + test)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_curl_line_of_the_readme_fits_the_config_that_make_serve_starts():
     (line,) = [
         line for block in blocks("README.md", "console") for line in block.splitlines() if "curl" in line
