@@ -19,6 +19,7 @@ REMOVED = "__removed"
 MOST_SYNTAX_ERRORS = 20
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_QUOTED_KEY = re.compile(r'"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'')
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _SCALAR = re.compile(r"[^,\]}\n#]+")
@@ -138,7 +139,7 @@ class _Scanner:
         while True:
             self._skip(_SPACE)
             if self.text[self._at : self._at + 1] in ("'", '"'):
-                parts.append(_unquote(self._skip(_STRING)))
+                parts.append(_unquote(self._skip(_QUOTED_KEY)))
             else:
                 parts.append(self._skip(_BARE_KEY))
             self._skip(_SPACE)
@@ -248,5 +249,8 @@ class _Malformed(Exception):
 def _unquote(text: str) -> str:
     if text.startswith("'"):
         return text.strip("'")
-    value: str = tomllib.loads(f"k = {text}")["k"]
+    try:
+        value: str = tomllib.loads(f"k = {text}")["k"]
+    except tomllib.TOMLDecodeError:
+        raise _Malformed from None
     return value
