@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -34,7 +35,10 @@ def run(function: Callable[..., Awaitable[object]], arguments: dict[str, Any]) -
             if not isinstance(context.get("exception", Exception()), Exception):
                 task.cancel()
 
-        asyncio.get_running_loop().set_exception_handler(heard)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(heard)
+        # Named as asyncio names them, which older uvloops do not: the leak gate knows them by it.
+        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
         await function(**arguments)
 
     try:
