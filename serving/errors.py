@@ -49,7 +49,7 @@ class MissingServingExtra(ServingError, ImportError):
         return type(self), (self.missing,)
 
 
-class PortTaken(ServingError, OSError):
+class PortTaken(ServingError):
     """The port of the frontend cannot be bound."""
 
     def __init__(self, host: str, port: int, why: str) -> None:
@@ -59,8 +59,19 @@ class PortTaken(ServingError, OSError):
             f"or stop what uses it (ss -ltnp 'sport = :{port}')"
         )
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
     def __reduce__(self) -> tuple[type[PortTaken], tuple[str, int, str]]:
         return type(self), (self.host, self.port, self.why)
+
+
+class ContextTooLong(ServingError, ValueError):
+    """The prompt leaves no room for an answer."""
+
+    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        self.prompt_tokens, self.context_tokens = prompt_tokens, context_tokens
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens; the model's context holds {context_tokens}, and the answer "
+            "needs at least 1 of them"
+        )
+
+    def __reduce__(self) -> tuple[type[ContextTooLong], tuple[int, int]]:
+        return type(self), (self.prompt_tokens, self.context_tokens)

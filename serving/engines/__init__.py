@@ -1,0 +1,52 @@
+"""Engines, and how a worker's config names one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from callboard.transports.errors import ConfigError, did_you_mean
+
+from .base import Engine
+
+KINDS = {"simulated": "callboard.serving.engines.simulated:SimulatedEngine"}
+"""Names of the engines that come with callboard; any other is named by its class path, ``module:Class``."""
+
+
+def make_engine(options: Mapping[str, Any]) -> Engine:
+    """Build the engine that ``{"kind": ..., ...}`` describes. Raises `ConfigError` with every problem.
+
+    The class is built from an instance of its ``Settings``, a dataclass: its fields are the other keys.
+    """
+    values = dict(options)
+    kind = values.pop("kind", None)
+    known = ", ".join(KINDS)
+    if not isinstance(kind, str):
+        raise ConfigError(f'engine.kind is missing; it is a name ({known}) or a class path "module:Class"')
+    path = kind if ":" in kind else KINDS.get(kind)
+    if path is None:
+        raise ConfigError(f"engine.kind is {kind!r}; engines are: {known}{did_you_mean(kind, KINDS)}")
+    cls = _load(path)
+    fields = {field.name for field in dataclasses.fields(cls.Settings)}
+    problems = [
+        f"engine: unknown key {key!r} for {kind}; keys are: {', '.join(sorted(fields))}{did_you_mean(key, fields)}"
+        for key in values
+        if key not in fields
+    ]
+    if problems:
+        raise ConfigError(problems)
+    engine: Engine = cls(cls.Settings(**values))
+    return engine
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"engine.kind is {path!r}, which cannot be loaded: {error}") from error
+    if not dataclasses.is_dataclass(getattr(cls, "Settings", None)):
+        raise ConfigError(f"engine.kind is {path!r}; an engine class has Settings, a dataclass")
+    return cls
