@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import struct
 import threading
 from collections.abc import Callable
@@ -41,6 +42,7 @@ EVENTS_OF_INTEREST = (
 ZERO_COPY_BYTES = 64 * 1024
 PER_TURN = 4
 _EVENT = struct.Struct("=hi")
+_numbers = itertools.count()
 
 _lock = threading.Lock()
 _context: zmq.Context[Any] | None = None
@@ -179,12 +181,21 @@ class Watched:
 
 
 class Monitor:
-    """The events of one socket: calls ``event(kind, value)``, where value is a descriptor or an error number."""
+    """The events of one socket: calls ``event(kind, value)``, where value is a descriptor or an error number.
+
+    libzmq's I/O thread waits for room in the pair while it holds the socket's lock. So the pair is unbounded, and
+    it outlives the monitor: with the other order, closing would wait for the lock for ever.
+    """
 
     def __init__(self, socket: zmq.Socket[Any], event: Callable[[int, int], None]) -> None:
         self._socket = socket
         self._event = event
-        pair = socket.get_monitor_socket(EVENTS_OF_INTEREST)
+        address = f"inproc://monitor-{next(_numbers)}"
+        socket.monitor(address, EVENTS_OF_INTEREST)
+        pair = socket.context.socket(zmq.PAIR)
+        pair.setsockopt(zmq.RCVHWM, 0)
+        pair.setsockopt(zmq.LINGER, 0)
+        pair.connect(address)
         self._watched = Watched(pair, self._receive)
 
     def _receive(self) -> None:
@@ -199,5 +210,5 @@ class Monitor:
     def close(self) -> None:
         """Stop; must come before the watched socket is closed. Idempotent."""
         if not self._watched.closed:
+            self._socket.monitor(None, 0)
             self._watched.close(0)
-            self._socket.disable_monitor()
