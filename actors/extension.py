@@ -23,7 +23,7 @@ import enum
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -249,7 +249,7 @@ class Extensions:
             raise DecodeError("an actor reference arrived where none can be used")
         return self._ref_from_wire(content)
 
-    _BUILD: dict[int, Callable[[Extensions, Any], Any]] = {
+    _BUILD: ClassVar[dict[int, Callable[[Extensions, Any], Any]]] = {
         TUPLE: lambda self, content: tuple(content),
         SET: lambda self, content: set(content),
         FROZENSET: lambda self, content: frozenset(content),

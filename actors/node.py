@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from callboard.transports.manager import NetworkManager
-from callboard.transports.settings import NetworkSettings
-
 from callboard.transports.base import Identity, Link
 from callboard.transports.errors import CallboardError, TransportError
+from callboard.transports.manager import NetworkManager
+from callboard.transports.settings import NetworkSettings
 
 from .actor import Actor, ActorContext
 from .cell import Cell, State

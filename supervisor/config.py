@@ -186,7 +186,8 @@ def _network(
 
 
 def _plane_is_valid(reader: Reader, mode: str, path: tuple[str, ...] | None) -> bool:
-    from callboard.transports.registry import get_plane, known_schemes
+    from callboard.transports.registry import get_plane
+    from callboard.transports.schemes import known_schemes
 
     what = ""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from callboard.transports.registry import known_schemes
+from callboard.transports.schemes import known_schemes
 
 from . import config_keys as keys
 

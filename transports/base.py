@@ -16,12 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from .errors import TransportError
-
-if TYPE_CHECKING:
-    from .settings import NetworkSettings
+from .settings import NetworkSettings
 
 Buffer = bytes | bytearray | memoryview
 Frames = Sequence[Buffer]

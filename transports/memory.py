@@ -61,7 +61,9 @@ class MemoryLink:
         self._queue: deque[list[bytes | memoryview]] = deque()
         self._error: TransportError | None = None
         self._scheduled = False
-        self._limit = min(side.settings.max_message_bytes, peer.max_message_bytes or side.settings.max_message_bytes)
+        self._limit = min(
+            side.settings.max_message_bytes, peer.max_message_bytes or side.settings.max_message_bytes
+        )
         self.far: MemoryLink
         side.links.add(self)
         side.statistics.links += 1

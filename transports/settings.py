@@ -14,7 +14,7 @@ from typing import Any
 
 from .address import is_loopback
 from .errors import ConfigError
-from .registry import known_schemes, unknown_plane
+from .schemes import known_schemes, unknown_plane
 
 MIB = 1024 * 1024
 SMALLEST_LIMIT_BYTES = 64 * 1024
@@ -170,7 +170,8 @@ def _out_of_range(settings: NetworkSettings) -> list[str]:
     sizes = _is_number(s.shrink_message_bytes) and _is_number(s.max_message_bytes)
     if sizes and s.shrink_message_bytes > s.max_message_bytes:
         problems.append(
-            f"shrink_message_bytes is {s.shrink_message_bytes}; it must not exceed max_message_bytes ({s.max_message_bytes})"
+            f"shrink_message_bytes is {s.shrink_message_bytes}; it must not exceed max_message_bytes "
+            f"({s.max_message_bytes})"
         )
     beats = _is_number(s.heartbeat_timeout_s) and _is_number(s.heartbeat_interval_s)
     if beats and s.heartbeat_timeout_s <= s.heartbeat_interval_s:

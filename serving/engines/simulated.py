@@ -15,11 +15,13 @@ from ..protocol import Finish, FinishReason, GenerateRequest, Load, ModelInfo, P
 from .stopping import StopScanner
 
 WORDS = (
-    "a actor and answers are as asks at board call comes cue curtain each every finds goes hears in is it keeps "
-    "light line mail makes message moves name next night no of on one opens or part plays reads role runs says "
-    "scene sends set she so speaks stage stands stays stops takes tells that the then they time to turns waits "
-    "who with word works"
-).split()
+    "a", "actor", "and", "answers", "are", "as", "asks", "at", "board", "call", "comes", "cue",
+    "curtain", "each", "every", "finds", "goes", "hears", "in", "is", "it", "keeps", "light", "line",
+    "mail", "makes", "message", "moves", "name", "next", "night", "no", "of", "on", "one", "opens",
+    "or", "part", "plays", "reads", "role", "runs", "says", "scene", "sends", "set", "she", "so",
+    "speaks", "stage", "stands", "stays", "stops", "takes", "tells", "that", "the", "then", "they",
+    "time", "to", "turns", "waits", "who", "with", "word", "works",
+)  # fmt: skip
 _PICK = 64 - 6
 _MASK = (1 << 64) - 1
 assert len(WORDS) == 1 << (64 - _PICK)
