@@ -18,7 +18,7 @@ from . import child, control
 from .errors import StartupFailed
 from .guardian import start_time
 from .liveness import Liveness
-from .process import Launch, Process
+from .process import Launch, Process, describe_exit
 
 LOG_TAIL_LINES = 30
 LAST_WORDS_S = 0.2
@@ -46,6 +46,7 @@ class RunningProcess:
         self.address = ""
         self.liveness = Liveness()
         self.last_words = ""
+        self._exit_code: int | None = None
         self._told, self._exited = told, exited
         self._log_path = launch.log_path
         self._log_start = launch.log_path.stat().st_size if launch.log_path.exists() else 0
@@ -78,12 +79,13 @@ class RunningProcess:
     @property
     def exit_reason(self) -> str:
         """How it ended, in words."""
-        return f"{self.process.exit_reason}{f' ({self.last_words})' if self.last_words else ''}"
+        words = f" ({self.last_words})" if self.last_words else ""
+        return f"{describe_exit(self._exit_code)}{words}"
 
     @property
     def ended_normally(self) -> bool:
         """True if it ended by itself with exit code 0."""
-        return self.is_gone and self.process.exit_code == 0
+        return self.is_gone and self._exit_code == 0
 
     def send(self, message: control.ToChild) -> None:
         """Tell it something; lost if it is gone."""
@@ -195,11 +197,12 @@ class RunningProcess:
             self.kill()
 
     def _ended(self) -> None:
+        self._exit_code = self.process.exit_code
         _settle(self._gone, None)
         self._exited(self)
 
     def __repr__(self) -> str:
-        state = self.process.exit_reason if self.is_gone else "runs"
+        state = self.exit_reason if self.is_gone else "runs"
         return f"<RunningProcess {self.name} incarnation {self.incarnation} pid {self.pid} {state}>"
 
 

@@ -22,10 +22,9 @@ class Echo(Actor):
 
     concurrency = 100
 
-    def __init__(self, greeting: str = "hello", **rest: Any) -> None:
+    def __init__(self, greeting: str = "hello", name: str = "") -> None:
         self.greeting = greeting
-        self.rest = rest
-        self.count = 0
+        self.name = name
 
     async def hello(self, name: str) -> str:
         return f"{self.greeting} {name}"
@@ -41,7 +40,7 @@ class Echo(Actor):
         return os.environ.get(name, "")
 
     async def arguments(self) -> dict[str, Any]:
-        return {"greeting": self.greeting, "rest": sorted(self.rest)}
+        return {"greeting": self.greeting, "name": self.name}
 
     async def count_to(self, last: int) -> AsyncIterator[int]:
         for number in range(1, last + 1):
@@ -52,7 +51,7 @@ class Echo(Actor):
         return "waited"
 
     async def block(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251
 
     async def fail(self, text: str) -> None:
         raise ValueError(text)
