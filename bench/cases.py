@@ -1,0 +1,335 @@
+"""What is measured. Each case measures once, for about the seconds that it is given, and returns one value."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from time import perf_counter
+
+import psutil
+
+from callboard.actors.errors import ActorError, MailboxFull
+from callboard.actors.ref import Ref
+from callboard.supervisor.system import System
+
+from .actors import Echo, Forwarder, Idle, Source
+from .floor import round_trips
+from .payloads import MB, MESSAGES
+from .rig import Rig, Skipped
+
+WARM_UP = 300
+STREAM_ITEMS = 1000
+PIPELINE_ITEMS = 100
+IDLE_ACTORS = 2000
+SPAWNED_ACTORS = 200
+
+
+class Better(Enum):
+    """Which direction is good."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One line of the table."""
+
+    name: str
+    unit: str
+    better: Better
+    what: str
+    measure: Callable[[Rig, float], Awaitable[float]]
+
+
+CASES: dict[str, Case] = {}
+
+Measure = Callable[[Rig, float], Awaitable[float]]
+
+
+def case(name: str, unit: str, better: Better, what: str) -> Callable[[Measure], Measure]:
+    """Enter a case into the table."""
+
+    def enter(measure: Measure) -> Measure:
+        CASES[name] = Case(name, unit, better, what, measure)
+        return measure
+
+    return enter
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return the value below which ``share`` of the values lie.
+
+    >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5)
+    3.0
+    """
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+# -- one at a time
+
+
+@case("floor_zmq", "us", Better.LOWER, "blocking round trip between two DEALER sockets, median")
+async def floor_zmq(rig: Rig, seconds: float) -> float:
+    """The yardstick of the run, see `callboard.bench.floor`."""
+    if rig.plane not in ("tcp", "ipc"):
+        raise Skipped("the floor is that of zmq")
+    return statistics.median(await asyncio.to_thread(round_trips, rig.plane, seconds)) * 1e6
+
+
+async def _one_at_a_time(rig: Rig, seconds: float) -> list[float]:
+    echo = await rig.spawn(Echo)
+    for message in MESSAGES[:WARM_UP]:
+        await echo.ask(Echo.echo, message)
+    times = []
+    end = perf_counter() + seconds
+    while (start := perf_counter()) < end:
+        await echo.ask(Echo.echo, MESSAGES[len(times) & 4095])
+        times.append(perf_counter() - start)
+    return times
+
+
+@case("ask_seq_p50", "us", Better.LOWER, "ask, one at a time, median")
+async def ask_seq_p50(rig: Rig, seconds: float) -> float:
+    """The client does nothing else."""
+    return statistics.median(await _one_at_a_time(rig, seconds)) * 1e6
+
+
+@case("ask_seq_p99", "us", Better.LOWER, "ask, one at a time, 99th percentile")
+async def ask_seq_p99(rig: Rig, seconds: float) -> float:
+    """The client does nothing else."""
+    return percentile(await _one_at_a_time(rig, seconds), 0.99) * 1e6
+
+
+# -- many at a time
+
+
+async def _in_flight(rig: Rig, seconds: float, width: int) -> float:
+    echo = await rig.spawn(Echo)
+
+    async def asker(first: int, end: float) -> int:
+        number = first
+        while perf_counter() < end:
+            await echo.ask(Echo.echo, MESSAGES[number & 4095])
+            number += 1
+        return number - first
+
+    await asyncio.gather(*(asker(n * 16, perf_counter() + seconds / 5) for n in range(width)))
+    start = perf_counter()
+    counts = await asyncio.gather(*(asker(n * 16, start + seconds) for n in range(width)))
+    return sum(counts) / (perf_counter() - start)
+
+
+@case("ask_64", "1/s", Better.HIGHER, "ask, 64 in flight")
+async def ask_64(rig: Rig, seconds: float) -> float:
+    """64 clients, each waits for its answer before it asks again."""
+    return await _in_flight(rig, seconds, 64)
+
+
+@case("ask_256", "1/s", Better.HIGHER, "ask, 256 in flight")
+async def ask_256(rig: Rig, seconds: float) -> float:
+    """256 clients, each waits for its answer before it asks again."""
+    return await _in_flight(rig, seconds, 256)
+
+
+@case("tell", "1/s", Better.HIGHER, "tell, counted when handled")
+async def tell(rig: Rig, seconds: float) -> float:
+    """Until the actor says that it has handled every one."""
+    echo = await rig.spawn(Echo)
+    await _tell_for(echo, seconds / 5)
+    before = await echo.ask(Echo.count)
+    start = perf_counter()
+    sent = await _tell_for(echo, seconds)
+    handled = await echo.ask(Echo.count) - before
+    took = perf_counter() - start
+    if handled != sent:
+        raise RuntimeError(f"{sent} told, {handled} handled")
+    return handled / took
+
+
+async def _tell_for(echo: Ref[Echo], seconds: float) -> int:
+    sent = 0
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        for message in MESSAGES[(sent & 4095) : (sent & 4095) + 256]:
+            try:
+                echo.tell(Echo.note, message)
+            except MailboxFull:
+                await echo.tell_wait(Echo.note, message)
+        sent += 256
+        await asyncio.sleep(0)
+    return sent
+
+
+# -- streams
+
+
+async def _readers(source: Ref[Source], seconds: float, width: int, items: int) -> tuple[float, list[float]]:
+    """Items per second, and the time to each stream's first item."""
+    first_items: list[float] = []
+
+    async def reader(end: float) -> int:
+        total = 0
+        while True:
+            start = perf_counter()
+            if start > end:
+                return total
+            count = 0
+            async for _ in source.stream(Source.items, items):
+                if not count:
+                    first_items.append(perf_counter() - start)
+                count += 1
+            if count != items:
+                raise RuntimeError(f"{items} items were asked for, {count} came")
+            total += count
+
+    await asyncio.gather(*(reader(perf_counter() + seconds / 5) for _ in range(width)))
+    first_items.clear()
+    start = perf_counter()
+    totals = await asyncio.gather(*(reader(start + seconds) for _ in range(width)))
+    return sum(totals) / (perf_counter() - start), first_items
+
+
+@case("stream_1", "items/s", Better.HIGHER, "one stream of 1000 items after the other")
+async def stream_1(rig: Rig, seconds: float) -> float:
+    """One reader."""
+    return (await _readers(await rig.spawn(Source), seconds, 1, STREAM_ITEMS))[0]
+
+
+@case("stream_32", "items/s", Better.HIGHER, "32 readers of streams of 1000 items")
+async def stream_32(rig: Rig, seconds: float) -> float:
+    """32 readers in one process."""
+    return (await _readers(await rig.spawn(Source), seconds, 32, STREAM_ITEMS))[0]
+
+
+async def _pipeline(rig: Rig, seconds: float) -> tuple[float, list[float]]:
+    rig.system  # noqa: B018 (a memory plane has two nodes, not three)
+    source = await rig.spawn(Source)
+    forwarder = await rig.spawn(Forwarder, source)
+    return await _readers(forwarder, seconds, 32, PIPELINE_ITEMS)  # type: ignore[arg-type]
+
+
+@case("pipeline_32", "items/s", Better.HIGHER, "client, router, worker: 32 streams of 100 items")
+async def pipeline_32(rig: Rig, seconds: float) -> float:
+    """Three processes; each item crosses two links."""
+    return (await _pipeline(rig, seconds))[0]
+
+
+@case("first_item", "us", Better.LOWER, "to the first item in pipeline_32, median")
+async def first_item(rig: Rig, seconds: float) -> float:
+    """Under the load of the other 31 streams."""
+    return statistics.median((await _pipeline(rig, seconds))[1]) * 1e6
+
+
+# -- large payloads
+
+
+async def _big(rig: Rig, seconds: float, size: int) -> float:
+    if size > rig.settings.max_message_bytes:
+        raise Skipped(
+            f"{size // MB} MB is above the message limit of {rig.settings.max_message_bytes:,} bytes"
+        )
+    echo = await rig.spawn(Echo)
+    data = bytes(range(256)) * (size // 256)
+    for _ in range(3):
+        if await echo.ask(Echo.big, data) != data:
+            raise RuntimeError("what came back is not what was sent")
+    count, start = 0, perf_counter()
+    while perf_counter() < start + seconds:
+        if len(await echo.ask(Echo.big, data)) != len(data):
+            raise RuntimeError("what came back is not what was sent")
+        count += 1
+    return count * len(data) / MB / (perf_counter() - start)
+
+
+@case("echo_1mb", "MB/s", Better.HIGHER, "1 MB there and back, one at a time; payload over round trip")
+async def echo_1mb(rig: Rig, seconds: float) -> float:
+    """The wire carries twice as much."""
+    return await _big(rig, seconds, MB)
+
+
+@case("echo_64mb", "MB/s", Better.HIGHER, "64 MB there and back, one at a time; payload over round trip")
+async def echo_64mb(rig: Rig, seconds: float) -> float:
+    """Above the default message limit, which the rig raises."""
+    return await _big(rig, seconds, 64 * MB)
+
+
+# -- life and death
+
+
+@case("spawn", "1/s", Better.HIGHER, f"{SPAWNED_ACTORS} actors in one new process, until each has answered")
+async def spawn(rig: Rig, seconds: float) -> float:
+    """The start of the process is not counted: one actor of it is there before."""
+    system = rig.system
+    start = perf_counter()
+    idle = await system.spawn(Idle, name=f"spawned-{time.monotonic_ns()}", replicas=SPAWNED_ACTORS)
+    await asyncio.gather(*(one.ask(Idle.ready) for one in idle.instances()))
+    return SPAWNED_ACTORS / (perf_counter() - start)
+
+
+@case("idle_node", "MiB", Better.LOWER, "memory of a process with one idle actor (proportional set size)")
+async def idle_node(rig: Rig, seconds: float) -> float:
+    """What a process of the system costs."""
+    pid = await (await rig.spawn(Echo)).ask(Echo.pid) if rig.system else 0
+    return float(psutil.Process(pid).memory_full_info().pss) / 2**20
+
+
+@case("idle_actor", "KiB", Better.LOWER, f"memory of one of {IDLE_ACTORS} idle actors in a process")
+async def idle_actor(rig: Rig, seconds: float) -> float:
+    """Unique memory of the process with them, less that of one without."""
+    system = rig.system
+    small = await rig.spawn(Echo)
+    many = await system.spawn(Idle, name=f"idle-{time.monotonic_ns()}", replicas=IDLE_ACTORS)
+    await many.ask(Idle.ready)
+    name = many.instance(0).name
+    large = psutil.Process(system.status().process(name).pid).memory_full_info().uss
+    base = psutil.Process(await small.ask(Echo.pid)).memory_full_info().uss
+    return float(large - base) / 1024 / IDLE_ACTORS
+
+
+@case(
+    "failover",
+    "ms",
+    Better.LOWER,
+    "kill -9 of one of two workers, 64 in flight: until the last ask has failed",
+)
+async def failover(rig: Rig, seconds: float) -> float:
+    """Asks without retries; those on the other worker go on, and none may hang."""
+    system = rig.system
+    victims = (await rig.spawn(Echo, replicas=2, processes=2)).options(retries=0)
+    failures: list[float] = []
+    end = perf_counter() + seconds
+
+    async def asker(number: int) -> None:
+        one = victims.instance(number % 2)
+        while perf_counter() < end:
+            try:
+                await one.ask(Echo.echo, MESSAGES[number])
+            except ActorError:
+                failures.append(perf_counter())
+                return
+
+    askers = [asyncio.ensure_future(asker(number)) for number in range(64)]
+    await asyncio.sleep(seconds / 2)
+    status = system.status().process(victims.instance(0).name)
+    start = perf_counter()
+    psutil.Process(status.pid).kill()
+    await asyncio.wait(askers)
+    if len(failures) != 32:
+        raise RuntimeError(f"32 asks should have failed, {len(failures)} did")
+    return (max(failures) - start) * 1e3
+
+
+@case("startup", "s", Better.LOWER, "a system of three processes, from nothing to the first answer")
+async def startup(rig: Rig, seconds: float) -> float:
+    """Python is running already; its own start is not counted."""
+    rig.system  # noqa: B018 (skips on the memory plane)
+    start = perf_counter()
+    async with System(settings=rig.settings) as system:
+        three = await system.spawn(Echo, replicas=3, processes=3)
+        await asyncio.gather(*(one.ask(Echo.count) for one in three.instances()))
+        return perf_counter() - start
