@@ -85,7 +85,7 @@ async def _one_at_a_time(rig: Rig, seconds: float) -> list[float]:
     echo = await rig.spawn(Echo)
     for message in MESSAGES[:WARM_UP]:
         await echo.ask(Echo.echo, message)
-    times = []
+    times: list[float] = []
     end = perf_counter() + seconds
     while (start := perf_counter()) < end:
         await echo.ask(Echo.echo, MESSAGES[len(times) & 4095])
