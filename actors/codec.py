@@ -25,9 +25,6 @@ OUT_OF_BAND_BYTES = 64 * 1024
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _joined = "".join
 
-Wire = tuple[Any, list[Any] | None]
-"""A value that msgspec encodes faithfully, and the buffers that travel beside it."""
-
 
 def is_plain(value: Any) -> bool:
     """True if MessagePack carries ``value`` without changing it (integers beyond 64 bits raise later).
@@ -60,7 +57,7 @@ class Codec:
     ``ref_class`` and its two functions let references travel inside values; this module knows no actor.
     """
 
-    __slots__ = ("_decode", "_encode", "_extensions")
+    __slots__ = ("_decode", "_extensions", "pack")
 
     def __init__(
         self,
@@ -70,54 +67,40 @@ class Codec:
         ref_from_wire: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         self._extensions = Extensions(ref_class, ref_to_wire, ref_from_wire, OUT_OF_BAND_BYTES)
-        self._encode = msgspec.msgpack.Encoder().encode
+        self.pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+        """Encodes what is plain already: envelopes, whose bodies are `msgspec.Raw`, and control messages."""
         self._decode = msgspec.msgpack.Decoder(ext_hook=self._extensions.build).decode
         self._extensions.decode = self._decode
 
-    def to_wire(self, value: Any, what: str) -> Wire:
-        """Rewrite ``value`` where it is not plain; ``what`` names it in errors. Raises `EncodeError`."""
-        try:
-            if is_plain(value):
-                return value, None
-        except RecursionError:
-            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
-        return self.rewrite(value, what)
+    def encode(self, value: Any, what: str) -> tuple[bytes, list[Any] | None]:
+        """Return a value as MessagePack, and the buffers that travel beside it, if any.
 
-    def rewrite(self, value: Any, what: str) -> Wire:
-        """The slow way of `to_wire`: walk the whole value."""
-        buffers = OutOfBand()
+        ``what`` names the value in errors. Raises `EncodeError`.
+        """
         try:
-            return self._extensions.rewrite(value, what, buffers), buffers.frames or None
-        except RecursionError:
-            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
-
-    def encode(self, envelope: tuple[Any, ...], body: int, what: str) -> bytes:
-        """Encode one envelope whose field ``body`` came from `to_wire`. Raises `EncodeError`."""
-        try:
-            return self._encode(envelope)
-        except OverflowError:  # an integer beyond 64 bits: only the walk finds and rewrites it
-            fields = list(envelope)
-            fields[body], buffers = self.rewrite(fields[body], what)
-            if buffers:
-                raise EncodeError(what, "it holds an integer beyond 64 bits beside a large buffer") from None
-            return self._encode(fields)
+            if type(value) is str or is_plain(value):
+                return self.pack(value), None
+            return self._rewrite(value, what)
+        except OverflowError:  # an integer beyond 64 bits: only the walk finds it
+            return self._rewrite(value, what)
         except UnicodeEncodeError as error:
             raise EncodeError(what, f"it holds a str that is not valid Unicode: {error.reason}") from None
-        except (RecursionError, TypeError, ValueError) as error:
-            raise EncodeError(what, str(error) or type(error).__name__) from None
+        except RecursionError:
+            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
 
-    def encode_value(self, safe: Any) -> bytes:
-        """Encode a value that came from `to_wire`. Raises `EncodeError`."""
+    def _rewrite(self, value: Any, what: str) -> tuple[bytes, list[Any] | None]:
+        """The slow way: walk the whole value."""
+        buffers = OutOfBand()
         try:
-            return self._encode(safe)
-        except OverflowError:
-            return self._encode(self.rewrite(safe, "an item")[0])
+            return self.pack(self._extensions.rewrite(value, what, buffers)), buffers.frames or None
         except UnicodeEncodeError as error:
-            raise EncodeError(
-                "an item", f"it holds a str that is not valid Unicode: {error.reason}"
-            ) from None
-        except (RecursionError, TypeError, ValueError) as error:
-            raise EncodeError("an item", str(error) or type(error).__name__) from None
+            raise EncodeError(what, f"it holds a str that is not valid Unicode: {error.reason}") from None
+        except RecursionError:
+            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
+        except EncodeError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise EncodeError(what, str(error) or type(error).__name__) from None
 
     def decode(self, body: msgspec.Raw | bytes, buffers: Sequence[bytes | memoryview] = ()) -> Any:
         """Decode one body; ``buffers`` are the frames that came with it. Raises `DecodeError`."""

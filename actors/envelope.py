@@ -73,6 +73,11 @@ def array_header(length: int) -> bytes:
     return _pack32(0xDD, length)
 
 
+def record_bytes(record: msgspec.Raw, items: int) -> int:
+    """Return the bytes of a record's items: what their producer counted before it joined them."""
+    return len(record) - (1 if items < 16 else 3 if items < 65536 else 5)
+
+
 def join(parts: list[bytes]) -> bytes:
     """Return the array whose elements are the encoded ``parts``."""
     return array_header(len(parts)) + b"".join(parts)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+from msgspec import Raw
 
 from callboard.transports.base import Link
 from callboard.transports.errors import CallboardError, TransportError
@@ -25,9 +27,6 @@ from .outbox import Outbox
 from .pending import INFINITE
 from .producer import RemoteProducer
 from .signature import unknown_method
-
-if TYPE_CHECKING:
-    from msgspec import Raw
 
 log = logging.getLogger("callboard.actors")
 
@@ -131,15 +130,15 @@ class Origin:
         cell = inlet.cell
         method = cell.methods.get(envelope.method)
         kind = envelope.kind
-        if method is None or (kind != TELL and method.streams is not (kind == OPEN)):
-            inlet.taken(0)
-            why = unknown_method(cell.cls, envelope.method, streams=kind == OPEN)
-            self._refuse(envelope, UnknownMethod(why), cell.location.name, cell.location.incarnation)
-            return
         body = envelope.body
         size = len(body)
         for buffer in buffers:
             size += memoryview(buffer).nbytes
+        if method is None or (kind != TELL and method.streams is not (kind == OPEN)):
+            inlet.taken(size)
+            why = unknown_method(cell.cls, envelope.method, streams=kind == OPEN)
+            self._refuse(envelope, UnknownMethod(why), cell.location.name, cell.location.incarnation)
+            return
         letter = Letter(
             kind,
             envelope.id,
@@ -183,8 +182,8 @@ class Origin:
             return  # the caller has left
         codec = self.host.codec
         try:
-            safe, buffers = codec.to_wire(value, "the result")
-            part = codec.encode((REPLY, letter.id, safe), 2, "the result")
+            body, buffers = codec.encode(value, "the result")
+            part = codec.pack((REPLY, letter.id, Raw(body)))
             if buffers is None:
                 self.outbox.post(part)
             else:
@@ -219,11 +218,12 @@ class Origin:
 
     def post_plain(self, envelope: tuple[Any, ...]) -> None:
         """Post an envelope of plain data; falls back to a short error where even that cannot be sent."""
+        pack = self.host.codec.pack
         try:
-            self.outbox.post(self.host.codec.encode(envelope, 2, "the answer"))
-        except (CallboardError, ValueError) as error:
+            self.outbox.post(pack(envelope))
+        except (CallboardError, ValueError, OverflowError) as error:
             facts = to_facts(error, "", 0, ran=True) | {"t": ""}
-            self.outbox.post(self.host.codec.encode((ERROR, envelope[1], facts), 2, "the answer"))
+            self.outbox.post(pack((ERROR, envelope[1], facts)))
 
     def down(self) -> None:
         """The link is gone: nobody waits for any of it."""

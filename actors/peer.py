@@ -1,7 +1,8 @@
 """The asking side of one link: a node that we dial, and the ways into its actors.
 
 An *outlet* leads to one actor incarnation. It spends the credit of that actor's window; what exceeds it waits in
-a backlog of the same size, and when that is full too, the caller is told.
+a backlog of the same size, and when that is full too, the caller is told. Bytes of credit are those of the body and
+its buffers: what both sides know exactly, so that what is spent comes back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+from msgspec import Raw
 
 from callboard.transports.base import Link
 from callboard.transports.errors import TransportError
@@ -30,6 +33,7 @@ from .envelope import (
     REPLY,
     TELL,
     Envelope,
+    record_bytes,
     split,
 )
 from .errors import ActorUnavailable, CodecError, DecodeError, EncodeError, MailboxFull
@@ -68,7 +72,7 @@ class Outlet:
         self._credit = location.window
         self._bytes = location.window_bytes
         self._backlog: deque[tuple[int, bytes, Sequence[Any], int]] = deque()
-        """Call id (0 for a tell), envelope, buffers behind it, bytes of both."""
+        """Call id (0 for a tell), envelope, buffers behind it, bytes of credit that it takes."""
         self._rooms: deque[asyncio.Future[None]] = deque()
         self.crowded = False
         """True while the backlog is full: a tell raises, an ask waits for `room`."""
@@ -161,17 +165,16 @@ class Outlet:
         extra: Any,
     ) -> None:
         codec = self.peer.host.codec
-        body: Any = list(args) if not kwargs else {"a": list(args), "k": kwargs}
         try:
-            safe, buffers = codec.to_wire(body, "arguments")
-            part = codec.encode(
-                (kind, call_id, safe, self.location.number, method, budget_s, extra), 2, "arguments"
+            body, buffers = codec.encode(
+                list(args) if not kwargs else {"a": list(args), "k": kwargs}, "arguments"
             )
         except EncodeError as error:
             raise EncodeError(
                 f"{self.location.name}.{method}: {argument_path(error.path)}", error.why
             ) from None
-        size = len(part) if buffers is None else len(part) + total_bytes(buffers)
+        part = codec.pack((kind, call_id, Raw(body), self.location.number, method, budget_s, extra))
+        size = len(body) if buffers is None else len(body) + total_bytes(buffers)
         if self._credit > 0 and self._bytes > 0 and not self._backlog:
             if buffers is None:
                 self.outbox.post(part)
@@ -180,7 +183,7 @@ class Outlet:
             self._bytes -= size
             self._credit -= 1
         else:
-            self.outbox.check(size)
+            self.outbox.check(len(part) + size - len(body))
             self._backlog.append((call_id, part, buffers or (), size))
             self.crowded = len(self._backlog) >= self.location.window
 
@@ -257,7 +260,7 @@ class Peer:
 
     def post_plain(self, envelope: tuple[Any, ...]) -> None:
         """Post an envelope of plain data that needs no credit."""
-        self.outbox.post(self.host.codec.encode(envelope, 2, "a control message"))
+        self.outbox.post(self.host.codec.pack(envelope))
 
     def received(self, frames: Sequence[bytes | memoryview]) -> None:
         """Take one message of the plane; a malformed one ends the link."""
@@ -294,7 +297,7 @@ class Peer:
                 reader = host.readers.get(envelope.id)
                 if reader is not None:
                     items = host.codec.decode(envelope.body, buffers)
-                    reader.feed(items, len(envelope.body) + total_bytes(buffers))
+                    reader.feed(items, record_bytes(envelope.body, len(items)) + total_bytes(buffers))
             elif kind == END:
                 reader = host.readers.pop(envelope.id, None)
                 if reader is not None:

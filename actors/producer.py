@@ -89,18 +89,14 @@ class RemoteProducer:
     async def pump(self, source: AsyncIterator[Any]) -> None:
         """Send every item of ``source``, then the end. Raises what ``source`` raises, and `EncodeError`."""
         credit = self._credit
-        to_wire, encode = self._codec.to_wire, self._codec.encode_value
+        encode = self._codec.encode
         turn = 0
         async for item in source:
-            if type(item) is str:
-                part = encode(item)
-            else:
-                safe, buffers = to_wire(item, "an item")
-                part = encode(safe)
-                if buffers is not None:
-                    self._send_alone(part, buffers)
-                    await self._pause()
-                    continue
+            part, buffers = encode(item, "an item")
+            if buffers is not None:
+                self._send_alone(part, buffers)
+                await self._pause()
+                continue
             size = len(part)
             self._parts.append(part)
             self._size += size
@@ -116,7 +112,7 @@ class RemoteProducer:
                 self._emit()
                 await self._pause()
         self._emit()
-        self._outbox.post(self._codec.encode((END, self._id, self.sent), 2, "the end of a stream"))
+        self._outbox.post(self._codec.pack((END, self._id, self.sent)))
 
     async def _pause(self) -> None:
         if self._credit.items <= 0 or self._credit.bytes <= 0:
@@ -143,12 +139,12 @@ class RemoteProducer:
             record = Raw(join(parts))
             self._parts = []
             self._size = 0
-            self._outbox.post(self._codec.encode((ITEMS, self._id, record), 2, "a record"))
+            self._outbox.post(self._codec.pack((ITEMS, self._id, record)))
 
     def _send_alone(self, part: bytes, buffers: list[Any]) -> None:
         self._emit()
         record = Raw(array_header(1) + part)
-        envelope = self._codec.encode((ITEMS, self._id, record), 2, "an item")
+        envelope = self._codec.pack((ITEMS, self._id, record))
         self._outbox.post_with(envelope, buffers)
         self.sent += 1
         self._credit.items -= 1
