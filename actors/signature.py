@@ -59,12 +59,18 @@ class Method:
 
     def bind(self, args: list[Any], kwargs: dict[str, Any] | None) -> list[Any]:
         """Check the arguments and return the positional ones; raises `BadArguments`."""
-        if kwargs is None and self.plain_call and self.required <= len(args) <= len(self.accepts):
-            for value, accepted in zip(args, self.accepts, strict=False):
-                if accepted is not None and type(value) not in accepted:
-                    break
+        accepts = self.accepts
+        if kwargs is None and self.plain_call and self.required <= len(args) <= len(accepts):
+            if len(args) == 1:  # what most methods take, without a loop
+                accepted = accepts[0]
+                if accepted is None or type(args[0]) in accepted:
+                    return args
             else:
-                return args
+                for value, accepted in zip(args, accepts, strict=False):
+                    if accepted is not None and type(value) not in accepted:
+                        break
+                else:
+                    return args
         return self._bind_slowly(args, kwargs or {})
 
     def _bind_slowly(self, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
