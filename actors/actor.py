@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class ActorContext:
     """What an actor knows about itself; ``self.context``, there before ``__init__`` runs."""
 
-    __slots__ = ("_announce", "_ref", "component", "incarnation", "index", "log", "name", "node")
+    __slots__ = ("_announce", "_ref", "component", "incarnation", "index", "name", "node")
 
     def __init__(
         self,
@@ -35,12 +35,16 @@ class ActorContext:
         self.incarnation = incarnation
         self.node = node
         """Name of the process, for people."""
-        self.log = logging.getLogger(f"callboard.actor.{name}")
         self._ref = ref
         self._announce = announce
 
     def __repr__(self) -> str:
         return f"<ActorContext {self.name} incarnation {self.incarnation} in {self.node}>"
+
+    @property
+    def log(self) -> logging.Logger:
+        """The logger ``callboard.actor.NAME``; made when it is first used, for idle actors are many."""
+        return logging.getLogger(f"callboard.actor.{self.name}")
 
     @property
     def ref(self) -> Ref[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -127,9 +128,16 @@ class Directory:
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     def _changed(self, name: str) -> None:
-        component = split_name(name)[0]
-        present = [entry for entry in self._by_name.values() if split_name(entry.name)[0] == component]
-        self._components[component] = sorted(present, key=lambda entry: split_name(entry.name)[1] or 0)
+        component, _ = split_name(name)
+        present = [entry for entry in self._components.get(component, []) if entry.name != name]
+        location = self._by_name.get(name)
+        if location is not None:
+            insort(present, location, key=_index)
+        self._components[component] = present
         self.version += 1
         for listener in tuple(self._listeners):
             listener()
+
+
+def _index(location: Location) -> int:
+    return split_name(location.name)[1] or 0
