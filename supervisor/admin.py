@@ -38,7 +38,7 @@ class StopSystem(Message, frozen=True):
 
 
 class Follow(Message, frozen=True):
-    """Answered by `Welcome`, then by every change of the directory."""
+    """Answered by all that is known of the directory, `Welcome`, and every change from then on."""
 
     number: int
 
@@ -153,8 +153,9 @@ class AdminServer:
                 channel.send(Resolved(number, [location.to_wire() for location in found]))
             case Follow(number):
                 session.unfollow()
-                channel.send(Welcome(number, self._namespace, self._settings))
+                # Welcome comes last: whoever has it knows every actor.
                 session.unfollow = self._roster.follow(channel.send)
+                channel.send(Welcome(number, self._namespace, self._settings))
 
     async def _answer(self, channel: Channel[Request], number: int) -> None:
         try:

@@ -61,13 +61,18 @@ class ChildOptions:
 def main(options: ChildOptions, channel: socket.socket) -> None:
     """The whole life of a child process; ends by `SystemExit`."""
     _die_with_parent(options.parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not SIG_IGN: what an actor starts would inherit that, and could not be interrupted.
+    signal.signal(signal.SIGINT, _leave_it_to_the_supervisor)
     sys.path[:0] = [path for path in options.import_paths if path not in sys.path]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _set_title(options)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(Child(options).run(channel))
     sys.exit(code)
+
+
+def _leave_it_to_the_supervisor(number: int, frame: object) -> None:
+    """Ctrl-C means the whole system: its supervisor says when to stop."""
 
 
 def _die_with_parent(parent: int) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from callboard.transports.errors import CallboardError
 
 from .cli_errors import echo_json, reporting, system_options
 
@@ -85,12 +89,35 @@ async def _call(
         ref: Ref[Any] = connection.ref(name).options(deadline_s=timeout_s)
         if not stream:
             try:
-                echo_json(await ref.ask(method, *args, **kwargs))
+                with handler_errors():
+                    answer = await ref.ask(method, *args, **kwargs)
             except UnknownMethod as error:
                 if "stream" not in error.why:
                     raise
             else:
+                echo_json(answer)
                 return
         async with ref.stream(method, *args, **kwargs) as items:
-            async for item in items:
+            while True:
+                try:
+                    with handler_errors():
+                        item = await anext(items)
+                except StopAsyncIteration:
+                    return
                 echo_json(item)
+
+
+@contextmanager
+def handler_errors() -> Iterator[None]:
+    """What a handler raised is the answer of the call, not a mistake of this program."""
+    from callboard.actors.errors import RemoteError
+
+    try:
+        yield
+    except (CallboardError, StopAsyncIteration):
+        raise
+    except Exception as error:
+        kind = type(error)
+        notes = "\n".join(getattr(error, "__notes__", ()))
+        text = f"{error}\n{notes}".rstrip()
+        raise RemoteError(text, kind=f"{kind.__module__}:{kind.__qualname__}") from None

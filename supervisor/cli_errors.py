@@ -67,10 +67,15 @@ def reporting(function: F) -> F:
 
 def echo_json(data: Any) -> None:
     """Print one line of JSON."""
+    click.echo(json_line(data))
+
+
+def json_line(data: Any) -> str:
+    """JSON without line breaks, whatever it takes."""
     import orjson
 
     option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-    click.echo(orjson.dumps(data, default=_plain, option=option).decode())
+    return orjson.dumps(data, default=_plain, option=option).decode()
 
 
 def _plain(value: Any) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from .cli_errors import ExitCode, echo_json, reporting
+from .cli_errors import ExitCode, json_line, reporting
 
 if TYPE_CHECKING:
     from .system import System
@@ -53,35 +56,46 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 
 
 async def _run(system: System, as_json: bool) -> ExitCode:
+    from .errors import StartInterrupted
+
     stopping: set[asyncio.Task[None]] = set()
-    starting = asyncio.ensure_future(system.start())
 
     def interrupted() -> None:
         if stopping:
-            click.echo("killing", err=True)
+            _say("killing", err=True)
             system.kill_all()
             return
-        click.echo("stopping; once more to kill", err=True)
-        starting.cancel()
+        _say("stopping; once more to kill", err=True)
         stopping.add(asyncio.ensure_future(system.stop()))
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupted)
+        # nohup has asked for it to be ignored
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, interrupted)
     printer = _Printer(system, quiet=as_json)
     try:
-        await starting
-    except asyncio.CancelledError:
-        await asyncio.gather(*stopping)
+        await system.start()
+    except StartInterrupted:
         return ExitCode.OK
     if as_json:
-        import msgspec
-
-        echo_json(msgspec.to_builtins(system.status()))
+        printer.say_status()
     printer.all_ready()
     await system.wait_stopped()
-    await asyncio.gather(*stopping)
     return ExitCode.OK
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print a line; the system outlives whoever reads it (``callboard up ... | head -1``)."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        # What is left in its buffer would fail once more at exit, and change the exit code.
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 class _Printer:
@@ -94,11 +108,15 @@ class _Printer:
         self._is_ready = False
         status = system.status()
         if not quiet:
-            click.echo(f"callboard {status.namespace} · plane {status.plane} · events {status.event_plane}")
+            _say(f"callboard {status.namespace} · plane {status.plane} · events {status.event_plane}")
         if status.insecure:
-            click.echo("  INSECURE: it listens beyond this machine without keys", err=True)
+            _say("  INSECURE: it listens beyond this machine without keys", err=True)
         system.on_change = self._changed
         system.on_event = self._event
+
+    def say_status(self) -> None:
+        """The status as one line of JSON."""
+        _say(json_line(msgspec.to_builtins(self._system.status())))
 
     def all_ready(self) -> None:
         """Everything is up: from now on announcements are news."""
@@ -115,14 +133,11 @@ class _Printer:
                 continue
             self._shown.add(process.name)
             names = " ".join(actor.name for actor in process.actors)
-            click.echo(
-                f"  {process.name:<{width}}  pid {process.pid}  {names:<30}  ready  {process.ready_s:.1f} s"
-            )
+            _say(f"  {process.name:<{width}}  pid {process.pid}  {names:<30}  ready  {process.ready_s:.1f} s")
         for entry in status.announcements if self._is_ready else ():
             if (entry.actor, entry.text) not in self._announced:
                 self._announced.add((entry.actor, entry.text))
-                click.echo(f"  {entry.text}")
+                _say(f"  {entry.text}")
 
     def _event(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            click.echo(f"  {text}", err=True)
+        _say(f"  {text}", err=True)

@@ -53,15 +53,29 @@ class StartupFailed(SupervisionError):
         return type(self), (self.place, self.why, self.remote_traceback)
 
 
+class StartInterrupted(SupervisionError):
+    """The system was stopped before everything was ready."""
+
+    def __init__(self) -> None:
+        super().__init__("the system was stopped before everything was ready")
+
+    def __reduce__(self) -> tuple[type[StartInterrupted], tuple[()]]:
+        return type(self), ()
+
+
 class SystemFailed(SupervisionError):
-    """The restart budget of an actor is used up, so that the whole system was stopped."""
+    """The restart budget of an actor is used up, so that the whole system was stopped.
 
-    def __init__(self, place: str, why: str) -> None:
-        self.place, self.why = place, why
-        super().__init__(f"the system was stopped because of {place}: {why}")
+    ``log_tail`` is the end of what its process wrote (may be empty).
+    """
 
-    def __reduce__(self) -> tuple[type[SystemFailed], tuple[str, str]]:
-        return type(self), (self.place, self.why)
+    def __init__(self, place: str, why: str, log_tail: str = "") -> None:
+        self.place, self.why, self.log_tail = place, why, log_tail
+        tail = f"\n--- end of the log of {place} ---\n{log_tail.rstrip()}" if log_tail else ""
+        super().__init__(f"the system was stopped because of {place}: {why}{tail}")
+
+    def __reduce__(self) -> tuple[type[SystemFailed], tuple[str, str, str]]:
+        return type(self), (self.place, self.why, self.log_tail)
 
 
 class UnknownPlace(SupervisionError, LookupError):

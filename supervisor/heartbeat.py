@@ -17,7 +17,11 @@ OWN_PAUSE_FACTOR = 4
 
 
 class Heartbeat:
-    """Looks after the health of processes; a frozen one is taken off the roster until it answers again."""
+    """Looks after the health of processes.
+
+    A frozen one counts as down until it answers again: what waits for it fails, and nobody asks it anything.
+    A stalled one keeps what it has, because it may go on.
+    """
 
     def __init__(
         self,
@@ -62,9 +66,7 @@ class Heartbeat:
             return
         liveness.health = health
         if health is Health.FROZEN:
-            for location in self._roster.on_node(running.node):
-                reason = f"process {slot.name} is frozen"
-                self._roster.remove(location.name, location.incarnation, reason)
+            self._roster.node_down(running.node, f"process {slot.name} is frozen")
         elif before is Health.FROZEN:
             self._roster.add(*(a.location for a in slot.actors.values() if a.location is not None))
         self._changed(_in_words(slot.name, health, silent_s))

@@ -25,6 +25,9 @@ from .guardian import sweep_until_empty
 SOCKET_PATH_LIMIT_BYTES = 107
 """The kernel's limit for the path of a unix socket (108 with the final zero)."""
 
+LOOK_S = 0.1
+"""Whoever looks whether a directory is held holds the lock himself for much less than this."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerState:
@@ -143,7 +146,13 @@ class RuntimeDirectory:
             for entry in ("state.json", "admin.sock", "ipc"):
                 _remove(self.path / entry)
         else:
-            shutil.rmtree(self.path, ignore_errors=True)
+            # The lock file last: before that, nobody can claim a directory that is being emptied.
+            with suppress(OSError):
+                for inside in self.path.iterdir():
+                    if inside.name != "lock":
+                        _remove(inside)
+                _remove(self.path / "lock")
+                self.path.rmdir()
         os.close(self._lock)
         self._lock = -1
 
@@ -193,12 +202,20 @@ def _make_private(path: Path) -> None:
 
 
 def _lock(path: Path) -> int:
+    patience = time.monotonic() + LOOK_S
     while True:
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # its last owner has just removed the directory
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
+            if time.monotonic() < patience:  # perhaps only somebody who looks, see `is_held`
+                time.sleep(0.01)
+                continue
             state = OwnerState.read(path)
             raise AlreadyRunning(path, state.pid if state else 0) from None
         # Its last owner may have removed the directory between our open and our lock.

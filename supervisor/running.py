@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from .liveness import Liveness
 from .process import Launch, Process, describe_exit
 
 LOG_TAIL_LINES = 30
+LOG_TAIL_BYTES = 16384
 LAST_WORDS_S = 0.2
 
 decoder: msgspec.msgpack.Decoder[control.FromChild] = msgspec.msgpack.Decoder(control.FromChild)
@@ -152,11 +154,7 @@ class RunningProcess:
 
     def log_tail(self) -> str:
         """The end of what this incarnation wrote."""
-        with suppress(OSError), self._log_path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(self._log_start, size - 16384))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-        return ""
+        return log_tail(self._log_path, self._log_start)
 
     async def _within(self, limit_s: float, future: asyncio.Future[Any], place: str, why: str) -> Any:
         await asyncio.wait((future, self._gone), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
@@ -204,6 +202,15 @@ class RunningProcess:
     def __repr__(self) -> str:
         state = self.exit_reason if self.is_gone else "runs"
         return f"<RunningProcess {self.name} incarnation {self.incarnation} pid {self.pid} {state}>"
+
+
+def log_tail(path: Path, start: int = 0) -> str:
+    """The last lines of a log file, as far as they are behind ``start``; empty if there is none."""
+    with suppress(OSError), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(start, size - LOG_TAIL_BYTES))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+    return ""
 
 
 def _settle(future: asyncio.Future[Any] | None, value: Any) -> None:

@@ -25,6 +25,7 @@ class ActorSlot:
     restarts: int = 0
     state: State = State.STARTING
     last_error: str = ""
+    backoff_s: float = 0.0
     location: Location | None = None
 
     @classmethod
@@ -59,6 +60,7 @@ class ActorSlot:
             incarnation=self.incarnation,
             restarts=self.restarts,
             last_error=self.last_error,
+            backoff_s=round(self.backoff_s, 3),
             counters=counters,
         )
 
@@ -74,6 +76,7 @@ class ProcessSlot:
     running: RunningProcess | None = None
     opening: bool = False
     cleaning: asyncio.Task[None] | None = None
+    recovery: asyncio.Task[None] | None = None
     incarnation: int = 0
     restarts: int = 0
     state: State = State.STARTING
@@ -92,6 +95,10 @@ class ProcessSlot:
     def name(self) -> str:
         """Name of the process."""
         return self.plan.name
+
+    def names(self) -> set[str]:
+        """The names that nothing else may have: of its group, and of the components in it."""
+        return {self.plan.group, *(actor.instance.spec.name for actor in self.actors.values())}
 
     def status(self) -> ProcessStatus:
         """What it looks like now."""

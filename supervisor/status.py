@@ -20,7 +20,10 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorStatus:
-    """One actor. ``last_error`` says why it was restarted last; ``counters`` come from its process."""
+    """One actor. ``last_error`` says why it was restarted last, ``backoff_s`` after how long a wait.
+
+    ``counters`` come from its process.
+    """
 
     name: str
     kind: str
@@ -28,6 +31,7 @@ class ActorStatus:
     incarnation: int
     restarts: int
     last_error: str = ""
+    backoff_s: float = 0.0
     counters: dict[str, Any] = field(default_factory=dict)
 
 

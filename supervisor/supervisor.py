@@ -7,6 +7,7 @@ It carries out; what follows from a failure is decided in `strategy` and `budget
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import random
@@ -19,13 +20,14 @@ from callboard.transports.settings import NetworkSettings
 
 from . import control, guardian
 from .child import ChildOptions
-from .errors import StartupFailed, UnknownPlace
+from .errors import StartInterrupted, StartupFailed, UnknownPlace
 from .heartbeat import Heartbeat
 from .placement import ProcessPlan, start_levels
 from .process import Launch
 from .roster import Roster
 from .rundir import RuntimeDirectory
 from .running import RunningProcess
+from .sentry import Sentry
 from .slots import ActorSlot, ProcessSlot
 from .spec import ActorSpec, Limits
 from .status import Announcement, State
@@ -64,11 +66,11 @@ class Supervisor:
         self.on_event: Callable[[str], None] = log.info
         self.on_change: Callable[[], None] = lambda: None
         self.on_failed: Callable[[str, str], None] = lambda place, reason: None
-        self._guardian = guardian.Guardian(options.tree)
+        self._sentry = Sentry(options.tree)
         self._tasks: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Task[None]] = set()
         self._unfollow: dict[RunningProcess, Callable[[], None]] = {}
-        self._spawn(self._heartbeat().run(), self._tasks)
+        self._keep(self._heartbeat().run(), self._tasks)
 
     # -- names
 
@@ -98,26 +100,40 @@ class Supervisor:
     async def launch(self, plans: Iterable[ProcessPlan]) -> None:
         """Start these processes side by side, then their actors, each after those that it refers to.
 
-        Raises `StartupFailed` for the first that fails; the others are left as they are.
+        Raises `StartupFailed` for the first that fails; the others are left as they are. Raises
+        `StartInterrupted` if the supervisor is told to stop meanwhile.
         """
+        if self.stopping:
+            raise StartInterrupted()
         slots = []
         for plan in plans:
             log_path = str(self.options.directory.log_path(plan.name))
-            slot = self.slots[plan.name] = ProcessSlot.of(plan, len(self.slots), log_path)
-            slots.append(slot)
-        for slot in slots:
+            slot = self.slots[plan.name] = ProcessSlot.of(plan, self._free_position(), log_path)
             slot.opening = True
+            slots.append(slot)
+        # A task of its own: a stop ends the work without cancelling whoever waits for it.
+        work = asyncio.get_running_loop().create_task(self._launch(slots))
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
         try:
-            await _all(self._open(slot) for slot in slots)
-            actors = [(slot, actor) for slot in slots for actor in slot.actors.values()]
-            for level in start_levels({a.instance.spec.name: a.instance.spec for _, a in actors}.values()):
-                now = [(slot, actor) for slot, actor in actors if actor.instance.spec.name in level]
-                await _all(self._start_actor(slot, actor) for slot, actor in now)
-                for slot in dict.fromkeys(slot for slot, _ in now):
-                    self._ready_if_complete(slot)
+            await asyncio.wait((work,))
         finally:
-            for slot in slots:
-                slot.opening = False
+            work.cancel()
+            await asyncio.wait((work,))
+        if work.cancelled():
+            raise StartInterrupted()
+        work.result()
+
+    def _free_position(self) -> int:
+        taken = {slot.position for slot in self.slots.values()}
+        return next(position for position in itertools.count() if position not in taken)
+
+    async def _launch(self, slots: list[ProcessSlot]) -> None:
+        await _all(self._open(slot) for slot in slots)
+        actors = [(slot, actor) for slot in slots for actor in slot.actors.values()]
+        for level in start_levels({a.instance.spec.name: a.instance.spec for _, a in actors}.values()):
+            now = [(slot, actor) for slot, actor in actors if actor.instance.spec.name in level]
+            await _all(self._start_actor(slot, actor) for slot, actor in now)
 
     async def _open(self, slot: ProcessSlot) -> None:
         """Spawn the next incarnation of a process and wait until its node listens."""
@@ -146,9 +162,11 @@ class Supervisor:
         except OSError as error:
             raise StartupFailed(slot.name, f"it could not be spawned: {error}") from error
         slot.running = running
-        self._guardian.guard(running.pid)
+        self._sentry.guard(running.pid)
         self.on_change()
         await running.hello(options.limits.process_start_s)
+        if slot.running is not running:
+            raise StartupFailed(slot.name, f"process {slot.name} {slot.last_exit}")
         self._unfollow[running] = self.roster.follow(running.send, node=running.node)
 
     async def _start_actor(self, slot: ProcessSlot, actor: ActorSlot) -> None:
@@ -162,27 +180,33 @@ class Supervisor:
         except StartupFailed as error:
             actor.state, actor.last_error = State.FAILED, error.why
             raise
-        if slot.running is running:
-            actor.location, actor.state = location, State.READY
-            self.roster.add(location)
-            self.on_change()
+        if slot.running is not running:  # its last words were that it is ready
+            raise StartupFailed(actor.name, f"process {slot.name} {slot.last_exit}", running.log_tail())
+        actor.location, actor.state = location, State.READY
+        self.roster.add(location)
+        self._ready_if_complete(slot)
+        self.on_change()
 
     def _ready_if_complete(self, slot: ProcessSlot) -> None:
-        if slot.running is None or slot.state is not State.STARTING:
+        if slot.state is not State.STARTING:
             return
         if all(actor.state in (State.READY, State.STOPPED) for actor in slot.actors.values()):
             slot.state, slot.opening = State.READY, False
             slot.ready_s = time.monotonic() - slot.spawned_at
-            self.on_change()
 
     async def discard(self, names: Iterable[str]) -> None:
         """Kill processes that did not start, and forget them."""
-        slots = [self.slots[name] for name in names]
+        slots = [self.slots[name] for name in names if name in self.slots]
         for slot in slots:
             slot.opening = True
+        recoveries = [slot.recovery for slot in slots if slot.recovery is not None]
+        for recovery in recoveries:
+            recovery.cancel()
+        if recoveries:
+            await asyncio.wait(recoveries)
+        await asyncio.gather(*(self._give_up(slot) for slot in slots))
         for slot in slots:
-            await self._give_up(slot)
-            del self.slots[slot.name]
+            self.slots.pop(slot.name, None)
 
     # -- failing
 
@@ -196,14 +220,14 @@ class Supervisor:
         if running.node:
             self.roster.node_down(running.node, f"process {running.name} {reason}")
         self._unfollow.pop(running, lambda: None)()
-        slot.cleaning = self._spawn(self._clean_up(running), self._cleaning)
+        slot.cleaning = self._keep(self._clean_up(running), self._cleaning)
         if self.stopping:
             slot.state = State.STOPPED
         elif not slot.opening:
             slot.state = State.RESTARTING
             failure = Failure(reason=f"process {slot.name} {reason}", normal=running.ended_normally)
             self.on_event(f"{slot.name} {reason}")
-            self._spawn(self._recover_process(slot, failure), self._tasks)
+            slot.recovery = self._keep(self._recover_process(slot, failure), self._tasks)
         self.on_change()
 
     def _take_down(self, slot: ProcessSlot, reason: str) -> None:
@@ -219,7 +243,7 @@ class Supervisor:
         token = f"{self.options.tree}:{running.name}:{running.incarnation}"
         sessions = {running.pid: running.started}
         await asyncio.to_thread(guardian.sweep_until_empty, token, sessions, SWEEP_LIMIT_S)
-        self._guardian.release(running.pid)
+        self._sentry.release(running.pid)
         await running.close()
 
     async def _recover_process(self, slot: ProcessSlot, failure: Failure) -> None:
@@ -231,8 +255,7 @@ class Supervisor:
                 slot.state = State.STOPPED if wait_s >= 0 else State.FAILED
                 break
             await asyncio.sleep(wait_s)
-            if slot.cleaning is not None:
-                await slot.cleaning
+            await self._cleaned(slot)
             slot.restarts += 1
             for name in restart:
                 slot.actors[name].restarts += 1
@@ -252,14 +275,19 @@ class Supervisor:
         await self._open(slot)
         for name in names:
             await self._start_actor(slot, slot.actors[name])
-        self._ready_if_complete(slot)
 
     async def _give_up(self, slot: ProcessSlot) -> None:
-        """Kill an incarnation that did not start properly."""
+        """Kill an incarnation that did not start properly, and all that it left."""
         if slot.running is not None:
             slot.running.kill()
             await slot.running.gone(SWEEP_LIMIT_S)
+        await self._cleaned(slot)
         slot.state = State.RESTARTING
+
+    async def _cleaned(self, slot: ProcessSlot) -> None:
+        """Wait until nothing is left of the last incarnation; whoever is cancelled does not end the cleaning."""
+        if slot.cleaning is not None:
+            await asyncio.wait((slot.cleaning,))
 
     async def _recover_actor(self, slot: ProcessSlot, actor: ActorSlot, failure: Failure) -> None:
         """Start one failed actor again in its process, as long as that lives."""
@@ -298,6 +326,9 @@ class Supervisor:
             actor.state, actor.last_error = State.FAILED, decision.reason
             self.on_failed(decision.escalate, decision.reason)
             return -1.0, ()
+        for name in decision.restart:
+            slot.actors[name].backoff_s = decision.wait_s
+        self.on_change()
         return decision.wait_s, decision.restart
 
     # -- what children say
@@ -316,37 +347,35 @@ class Supervisor:
                 self.announcements = [a for a in self.announcements if a.actor != name]
                 self.on_event(f"{name} failed: {error}")
                 failure = Failure(reason=f"{name} failed: {error}")
-                self._spawn(self._recover_actor(slot, actor, failure), self._tasks)
+                self._keep(self._recover_actor(slot, actor, failure), self._tasks)
             case control.Announce(name, text):
                 self.announcements.append(Announcement(actor=name, text=text))
         self.on_change()
 
     # -- tasks and the guardian
 
-    def _spawn(self, work: Any, tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    def _keep(self, work: Any, tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        task.add_done_callback(_report)
+        task.add_done_callback(self._check_itself)
         return task
+
+    def _check_itself(self, task: asyncio.Task[None]) -> None:
+        """A supervisor that fails itself does not go on half: it stops the system."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the supervisor itself failed", exc_info=error)
+            self.on_failed("supervisor", f"it failed itself: {type(error).__name__}: {error}")
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
             self.options.limits,
             self.slots,
             self.roster,
-            each=self._check_guardian,
+            each=self._sentry.check,
             changed=lambda text: (self.on_event(text), self.on_change()),
         )
-
-    def _check_guardian(self) -> None:
-        """Replace a guardian that somebody killed."""
-        if self._guardian.is_alive or self.stopping:
-            return
-        self._guardian.close()
-        self._guardian = guardian.Guardian(self.options.tree)
-        for running in self.running:
-            self._guardian.guard(running.pid)
 
     async def stop_restarting(self) -> None:
         """Nothing is started again from now on."""
@@ -360,12 +389,7 @@ class Supervisor:
         """When every process is gone: kill what they left, and end the guardian."""
         if self._cleaning:
             await asyncio.wait(self._cleaning)
-        await asyncio.to_thread(self._guardian.close)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("the supervisor itself failed", exc_info=task.exception())
+        await self._sentry.close()
 
 
 async def _all(work: Iterable[Any]) -> None:

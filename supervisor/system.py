@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
-import re
 import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,22 +20,26 @@ from callboard.actors.actor import Actor
 from callboard.actors.node import Node
 from callboard.actors.policy import MailboxPolicy
 from callboard.actors.ref import Ref
-from callboard.transports.errors import ConfigError
+from callboard.transports.errors import CallboardError
 from callboard.transports.settings import NetworkSettings
 
 from . import payload, stopping
 from .admin import AdminServer
 from .config import load
 from .connection import Connection
-from .errors import SupervisionError, SystemFailed
+from .errors import StartInterrupted, SupervisionError, SystemFailed, UnknownPlace
 from .placement import ProcessPlan, place
 from .roster import Roster, apply
 from .rundir import RuntimeDirectory, directory_for
-from .spec import ActorSpec, Config, EventPlane, Limits, ProcessSpec, RestartPolicy
+from .running import log_tail
+from .spawning import check_spawn, snake_case
+from .spec import ActorSpec, Config, Limits, ProcessSpec, RestartPolicy
 from .status import Announcement, State, SystemStatus
 from .supervisor import Supervisor, SupervisorOptions
 
 A = TypeVar("A", bound=Actor)
+
+log = logging.getLogger("callboard.supervisor")
 
 STATISTICS_LIMIT_S = 0.5
 KILL_NOTICE_S = 5.0
@@ -78,6 +83,7 @@ class System:
         self._directory: RuntimeDirectory | None = None
         self._supervisor: Supervisor | None = None
         self._stop: asyncio.Task[None] | None = None
+        self._preparing = asyncio.Lock()
         self._waiters: set[asyncio.Future[None]] = set()
         self.on_event: Callable[[str], None] | None = None
         """Told in one line what people should know: deaths, restarts, stalls."""
@@ -123,7 +129,8 @@ class System:
     async def start(self) -> None:
         """Start every process and actor of the config; returns when all are ready.
 
-        Raises `StartupFailed` with the traceback of what did not start, `AlreadyRunning`, `ConfigError`; then
+        Raises `StartupFailed` with the traceback of what did not start, `AlreadyRunning`, `ConfigError`, and
+        `StartInterrupted` if it is stopped meanwhile. Then what was ready is stopped, as `stop` does it, and
         nothing is left.
         """
         if self._state is not State.STOPPED or self._stop is not None:
@@ -131,20 +138,26 @@ class System:
         self._state = State.STARTING
         self._started_at_s = time.time()
         try:
-            await self._start()
-        except BaseException:
-            await self.stop(0)
+            async with self._preparing:
+                supervisor = await self._prepare()
+            config = self._config
+            await supervisor.launch(place(config.actors, config.processes, namespace=config.namespace))
+            if self._stop is not None:
+                raise StartInterrupted()
+        except BaseException as error:
+            await self.stop()
+            if self._failure is not None and isinstance(error, StartInterrupted):
+                raise self._failure from None
             raise
         self._state = State.READY
         self._changed()
 
-    async def _start(self) -> None:
+    async def _prepare(self) -> Supervisor:
+        """Everything but the processes; a stop waits for the end of this."""
         config = self._config
         tree = secrets.token_hex(6)
-        path = directory_for(config.namespace, os.environ, self._runtime_dir)
-        self._directory = await asyncio.to_thread(
-            RuntimeDirectory.claim, path, namespace=config.namespace, tree=tree
-        )
+        await self._claim(tree)
+        assert self._directory is not None
         settings = config.network
         if not settings.ipc_directory:
             settings = replace(settings, ipc_directory=str(self._directory.ipc))
@@ -158,10 +171,10 @@ class System:
             limits=config.limits,
             import_paths=config.import_paths,
         )
-        self._supervisor = Supervisor(options, self._roster)
-        self._supervisor.on_event = self._event
-        self._supervisor.on_change = self._changed
-        self._supervisor.on_failed = self._failed
+        supervisor = self._supervisor = Supervisor(options, self._roster)
+        supervisor.on_event = self._event
+        supervisor.on_change = self._changed
+        supervisor.on_failed = self._failed
         await self._node.start()
         self._roster.follow(lambda push: apply(push, self._node), node=self._node.id)
         self._admin = AdminServer(
@@ -172,7 +185,20 @@ class System:
             stop=self._stop_soon,
         )
         await self._admin.start(self._directory.admin_socket)
-        await self._supervisor.launch(place(config.actors, config.processes, namespace=config.namespace))
+        return supervisor
+
+    async def _claim(self, tree: str) -> None:
+        namespace = self._config.namespace
+        path = directory_for(namespace, os.environ, self._runtime_dir)
+        claim = asyncio.ensure_future(
+            asyncio.to_thread(RuntimeDirectory.claim, path, namespace=namespace, tree=tree)
+        )
+        try:
+            self._directory = await asyncio.shield(claim)
+        except asyncio.CancelledError:  # the thread goes on; what it claims must be released
+            with suppress(CallboardError):
+                self._directory = await claim
+            raise
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Drain and stop actors in reverse start order, then the processes; idempotent.
@@ -191,6 +217,8 @@ class System:
         self._state = State.STOPPING
         self._changed()
         try:
+            async with self._preparing:
+                pass
             if self._supervisor is not None:
                 await stopping.stop(self._supervisor, grace_s)
                 if hasattr(self, "_admin"):
@@ -249,15 +277,19 @@ class System:
             if not future.done():
                 future.set_result(None)
         if self.on_change is not None:
-            self.on_change()
+            _told(self.on_change)
 
     def _event(self, text: str) -> None:
         if self.on_event is not None:
-            self.on_event(text)
+            _told(self.on_event, text)
 
     def _failed(self, place: str, reason: str) -> None:
         if self._failure is None and self._stop is None:
-            self._failure = SystemFailed(place, reason)
+            try:
+                tail = log_tail(Path(self._slot(place).log))
+            except UnknownPlace:  # the supervisor itself
+                tail = ""
+            self._failure = SystemFailed(place, reason, tail)
             self._stop_soon(self._config.limits.stop_grace_s)
 
     def _stop_soon(self, grace_s: float) -> None:
@@ -292,8 +324,9 @@ class System:
         supervisor = self._supervisor
         if supervisor is None or self._stop is not None:
             raise SupervisionError(f"the system is {self._state.value}; start it first: async with System()")
-        name = name or snake_case(cls.__name__)
-        _check_spawn(cls, name, replicas, processes, supervisor)
+        name = name or snake_case(getattr(cls, "__name__", ""))
+        taken = {name for slot in supervisor.slots.values() for name in slot.names()}
+        check_spawn(cls, name, replicas, processes, taken)
         spec = ActorSpec(
             name=name,
             class_path=f"{cls.__module__}:{cls.__qualname__}",
@@ -409,33 +442,9 @@ class System:
         return f"<System {self.namespace} {self._state.value}, {count} processes>"
 
 
-def snake_case(name: str) -> str:
-    """The default name of an actor.
-
-    >>> snake_case("KVRouter"), snake_case("Worker")
-    ('kv_router', 'worker')
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().lstrip("_")
-
-
-def _check_spawn(cls: Any, name: str, replicas: int, processes: int, supervisor: Supervisor) -> None:
-    problems = []
-    if not (isinstance(cls, type) and issubclass(cls, Actor)):
-        problems.append(f"{cls!r} is not a class that derives from callboard.Actor")
-    if any(
-        name in (spec.name, slot.plan.group)
-        for slot in supervisor.slots.values()
-        for spec in supervisor.specs
-    ):
-        problems.append(f'there is an actor or a process called "{name}" already; choose another name')
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        problems.append(f'"{name}" is no name: it takes letters, digits, "-" and "_" after a letter')
-    if replicas < 1:
-        problems.append(f"replicas is {replicas}; it must be at least 1")
-    if not 1 <= processes <= max(1, replicas):
-        problems.append(f"processes is {processes}; it must be between 1 and replicas, which is {replicas}")
-    if problems:
-        raise ConfigError(problems)
-
-
-__all__ = ["EventPlane", "System", "snake_case"]
+def _told(listener: Callable[..., None], *args: str) -> None:
+    """Tell a listener of the user; its error is its own, supervision goes on."""
+    try:
+        listener(*args)
+    except Exception:
+        log.exception("a listener of the system failed")

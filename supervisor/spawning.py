@@ -1,0 +1,36 @@
+"""What a script asks for when it spawns an actor: the name it gets, and what is wrong with the rest. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from callboard.actors.actor import Actor
+from callboard.transports.errors import ConfigError
+
+
+def snake_case(name: str) -> str:
+    """The default name of an actor.
+
+    >>> snake_case("KVRouter"), snake_case("Worker")
+    ('kv_router', 'worker')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().lstrip("_")
+
+
+def check_spawn(cls: Any, name: str, replicas: int, processes: int, taken: Collection[str]) -> None:
+    """Raise `ConfigError` with everything that is wrong; ``taken`` are the names of actors and processes."""
+    problems = []
+    if not (isinstance(cls, type) and issubclass(cls, Actor)):
+        problems.append(f"{cls!r} is not a class that derives from callboard.Actor")
+    if name in taken:
+        problems.append(f'there is an actor or a process called "{name}" already; choose another name')
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        problems.append(f'"{name}" is no name: it takes letters, digits, "-" and "_" after a letter')
+    if replicas < 1:
+        problems.append(f"replicas is {replicas}; it must be at least 1")
+    if not 1 <= processes <= max(1, replicas):
+        problems.append(f"processes is {processes}; it must be between 1 and replicas, which is {replicas}")
+    if problems:
+        raise ConfigError(problems)
