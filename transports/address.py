@@ -58,3 +58,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_numeric(host: str) -> bool:
+    """True for an IP address, False for a name.
+
+    >>> is_numeric("127.0.0.1"), is_numeric("::1"), is_numeric("localhost")
+    (True, True, False)
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -8,8 +8,11 @@ the same link. The runtime above is told of everything by calls on one ``LinkHan
     accepted  link_up .............................. link_received*, link_writable*, then link_down once
 
 ``link_down`` comes exactly once for every link that was up, whoever ended it, and nothing comes after it.
+What the accepting side sends at once may arrive before the task that called connect() runs again; if the link
+even goes down before that, connect() raises.
 A message is a sequence of buffers: the first is the batch of envelopes, the others are large values that
-travel beside it. A plane keeps messages whole and in order on one link, or takes the link down.
+travel beside it. A plane keeps messages whole and in order on one link, or takes the link down. What was sent before a
+close arrives, if the peer takes it within the linger limit.
 """
 
 from __future__ import annotations
@@ -78,10 +81,11 @@ class Link(Protocol):
         """True while the bounded queue of this link is full: do not send, wait for ``link_writable``."""
 
     def send(self, frames: Frames) -> None:
-        """Queue one message; never blocks.
+        """Queue one message of at least one frame; never blocks.
 
-        Buffers must not change until they were sent. Raises `Closed` or `Broken` if the link is down,
-        `TooLarge` above the limit of either side, `LinkFull` while ``full``. In each case nothing was sent.
+        Buffers must be contiguous and must not change until they were sent. Raises `Closed` or `Broken` if the
+        link is down, `TooLarge` above the limit of either side, `LinkFull` while ``full``, and ValueError for what
+        is no message. In each case nothing was sent.
         """
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from .base import PROTOCOL_VERSION, RESERVED_BYTE, Identity
 HELLO, ACCEPTED, REFUSED, GOODBYE = b"\xc1H", b"\xc1A", b"\xc1R", b"\xc1B"
 
 LIMIT_BYTES = 16 * 1024
-"""No handshake is longer."""
+"""No handshake is longer, and no reason."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
@@ -58,6 +58,8 @@ def encode_goodbye(why: str) -> bytes:
 
 def decode_reason(frame: bytes | memoryview) -> str:
     """Return the text of a refusal or a goodbye."""
+    if len(frame) > LIMIT_BYTES:
+        return f"the reason is too long to be read: {len(frame)} bytes"
     try:
         return str(_decode(bytes(frame[2:])).get("why", "no reason was given"))
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -75,18 +77,21 @@ def decode_hello(frame: bytes | memoryview) -> Hello:
         identity = msgspec.convert(known, Identity)
         major, minor = fields["v"][:2]
         return Hello(identity, (int(major), int(minor)), str(fields.get("e", "")))
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise Nonsense(f"a handshake that cannot be read: {type(error).__name__}: {error}") from None
 
 
 def objection(own: Identity, hello: Hello) -> str:
-    """Why ``own`` does not accept ``hello``; empty if it does. The text says both sides."""
+    """Why ``own`` does not accept ``hello``; empty if it does.
+
+    The text names both sides, because either of them may read it.
+    """
+    mine, theirs = own.name or own.node, hello.identity.name or hello.identity.node
     if hello.version[0] != PROTOCOL_VERSION[0]:
-        ours = ".".join(map(str, PROTOCOL_VERSION))
-        theirs = ".".join(map(str, hello.version))
-        return f"protocol version {ours} here, {theirs} there; upgrade the older side"
+        spoken = [".".join(map(str, version)) for version in (PROTOCOL_VERSION, hello.version)]
+        return f"{mine} speaks protocol version {spoken[0]}, {theirs} {spoken[1]}; upgrade the older side"
     if hello.identity.namespace != own.namespace:
-        return f"namespace {own.namespace!r} here, {hello.identity.namespace!r} there"
+        return f"{mine} is in namespace {own.namespace!r}, {theirs} in {hello.identity.namespace!r}"
     if hello.expects and hello.expects != own.node:
-        return f"node {own.node} is here, {hello.expects} was expected; it has gone"
+        return f"node {own.node} is at this address, {hello.expects} was expected and has gone"
     return ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .address import Address
 from .base import Capabilities, Frames, Identity, LinkHandler, PlaneStatistics
+from .dialler import Dialler
 from .errors import (
     BadAddress,
     Broken,
@@ -26,6 +27,7 @@ from .errors import (
     TransportError,
 )
 from .handshake import Hello, objection
+from .pool import Pool
 from .settings import NetworkSettings
 
 LIMIT_SETTING = "network.max_message_bytes"
@@ -58,9 +60,11 @@ class MemoryLink:
         self.address = address
         self._side = side
         self._faults = faults
-        self._queue: deque[list[bytes | memoryview]] = deque()
+        self._queue: deque[tuple[float, list[bytes | memoryview]]] = deque()
+        """When each message is due, by the loop's clock, and the message."""
         self._error: TransportError | None = None
         self._scheduled = False
+        self._was_full = False
         self._limit = min(
             side.settings.max_message_bytes, peer.max_message_bytes or side.settings.max_message_bytes
         )
@@ -70,7 +74,8 @@ class MemoryLink:
         side.statistics.links_opened += 1
 
     def __repr__(self) -> str:
-        return f"<MemoryLink to {self.peer.name}, {'down' if self._error else 'up'}, {len(self._queue)} wait>"
+        state = f"down: {self._error}" if self._error else "full" if self.full else "up"
+        return f"<MemoryLink to {self.peer.name} at {self.address}, {state}, {len(self._queue)} wait>"
 
     @property
     def full(self) -> bool:
@@ -85,39 +90,49 @@ class MemoryLink:
     def send(self, frames: Frames) -> None:
         """See `Link.send`."""
         if self._error is not None:
-            raise self._error
-        size = sum(memoryview(frame).nbytes for frame in frames)
+            raise type(self._error)(self.address, getattr(self._error, "why", str(self._error)))
+        if not frames:
+            raise ValueError("a message has at least one frame")
+        copies: list[bytes | memoryview] = [memoryview(frame).tobytes() for frame in frames]
+        size = sum(map(len, copies))
         if size > self._limit:
             raise TooLarge(size, self._limit, LIMIT_SETTING)
         if self.full:
-            self._side.statistics.stalls += 1
             raise LinkFull(self.address, len(self._queue))
         self._side.statistics.messages_sent += 1
         self._side.statistics.bytes_sent += size
         if self._faults.drop is not None and self._faults.drop(frames):
             return
-        self._queue.append([bytes(frame) for frame in frames])
+        self._queue.append((self._side.loop.time() + self._faults.delay_s, copies))
+        if self.full:
+            self._was_full = True
+            self._side.statistics.stalls += 1
         self.pump()
 
     def pump(self) -> None:
         """Carry on with what waits; to be called after ``stalled`` was taken back."""
         if not self._scheduled and self._queue:
             self._scheduled = True
-            self._side.loop.call_later(self._faults.delay_s, self._deliver) if self._faults.delay_s else (
-                self._side.loop.call_soon(self._deliver)
-            )
+            loop, due = self._side.loop, self._queue[0][0]
+            if due > loop.time():
+                loop.call_at(due, self._deliver)
+            else:
+                loop.call_soon(self._deliver)
 
     def _deliver(self) -> None:
         self._scheduled = False
         if self._error is not None or self._faults.stalled or self._faults.blackhole:
             return
-        was_full = self.full
-        batch = list(self._queue)
-        self._queue.clear()
+        now = self._side.loop.time()
+        batch: list[list[bytes | memoryview]] = []
+        while self._queue and self._queue[0][0] <= now:
+            batch.append(self._queue.popleft()[1])
         for frames in reversed(batch) if self._faults.reorder else batch:
             self.far.take(frames)
-        if was_full and self._error is None:
+        if self._was_full and not self.full and self._error is None:
+            self._was_full = False
             self._side.handler.link_writable(self)
+        self.pump()
 
     def take(self, frames: list[bytes | memoryview]) -> None:
         """A message from the far end."""
@@ -125,14 +140,21 @@ class MemoryLink:
             self._side.statistics.messages_received += 1
             self._side.statistics.bytes_received += sum(map(len, frames))
             self._side.handler.link_received(self, frames)
+        else:
+            self._side.statistics.stray_messages += 1
 
     def close(self) -> None:
         """See `Link.close`."""
         if self._error is None:
-            while self._queue and not self._faults.stalled and not self._faults.blackhole:
-                self.far.take(self._queue.popleft())
+            lost = self._faults.stalled or self._faults.blackhole
+            rest = [] if lost else [frames for _, frames in self._queue]
             self.end(Closed(self.address, "this side closed the link"))
-            self._side.loop.call_soon(self.far.end, Broken(self.far.address, "the peer closed the link"))
+            self._side.loop.call_soon(self._say_goodbye, rest)
+
+    def _say_goodbye(self, rest: list[list[bytes | memoryview]]) -> None:
+        for frames in rest:
+            self.far.take(frames)
+        self.far.end(Broken(self.far.address, "the peer closed the link"))
 
     def cut(self) -> None:
         """Fault: both ends break, what waits is lost."""
@@ -216,11 +238,11 @@ class MemoryClient:
 
     def __init__(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> None:
         self.side = _Side(identity, handler, settings)
-        self._attempts: dict[str, asyncio.Task[MemoryLink]] = {}
-        self._closed = False
+        self._dialler = Dialler(self._find, self._dial)
+        self._pool = Pool(settings, lambda: self.side.links, handler.link_idle)
 
     def __repr__(self) -> str:
-        return f"<MemoryClient {len(self.side.links)} links>"
+        return f"<MemoryClient {len(self.side.links)} links, {len(self._dialler)} attempts>"
 
     def statistics(self) -> PlaneStatistics:
         """See `RequestPlaneClient.statistics`."""
@@ -228,19 +250,13 @@ class MemoryClient:
 
     async def connect(self, address: str, *, node: str | None = None) -> MemoryLink:
         """See `RequestPlaneClient.connect`."""
-        if self._closed:
-            raise Closed(address, "the client was closed")
         if Address.parse(address).scheme != "memory":
             raise BadAddress(address, "this plane dials memory://")
         self.side.loop = asyncio.get_running_loop()
-        for link in self.side.links:
-            if link.address == address and (node is None or link.peer.node == node):
-                return link
-        attempt = self._attempts.get(address)
-        if attempt is None:
-            attempt = self._attempts[address] = self.side.loop.create_task(self._dial(address, node))
-            attempt.add_done_callback(lambda _: self._attempts.pop(address, None))
-        return await asyncio.shield(attempt)
+        return await self._dialler.connect(address, node)
+
+    def _find(self, address: str) -> MemoryLink | None:
+        return next((link for link in self.side.links if link.address == address), None)
 
     async def _dial(self, address: str, node: str | None) -> MemoryLink:
         await asyncio.sleep(0)
@@ -259,14 +275,14 @@ class MemoryClient:
         near_end = MemoryLink(self.side, far.identity, address, server.faults)
         far_end = MemoryLink(far, self.side.identity, f"memory://{self.side.identity.node}", server.faults)
         near_end.far, far_end.far = far_end, near_end
+        self._pool.opened()
         far.handler.link_up(far_end)
         return near_end
 
     async def close(self) -> None:
         """See `RequestPlaneClient.close`."""
-        self._closed = True
-        for attempt in list(self._attempts.values()):
-            attempt.cancel()
+        self._pool.close()
+        await self._dialler.close()
         self.side.close_links()
 
 

@@ -21,7 +21,7 @@ BUILT_IN = {
 
 @lru_cache(maxsize=1)
 def _entry_points() -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group=GROUP)}
+    return {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=GROUP)}
 
 
 def class_path(scheme: str) -> str | None:

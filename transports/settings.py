@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from .address import is_loopback
@@ -53,148 +54,141 @@ class NetworkSettings:
     heartbeat_interval_s: float = 1.0
     """How often a silent link is probed."""
     heartbeat_timeout_s: float = 3.0
-    """Silence after which a link counts as broken."""
+    """Silence after which a link counts as broken; at least twice the interval."""
     idle_close_s: float = 300.0
     """A link that has been idle for so long is closed."""
     strict_env: bool = False
     """Make an invalid ``DYN_REQUEST_PLANE`` an error instead of a warning."""
 
     def __post_init__(self) -> None:
-        problems = [*_wrong_types(self), *_out_of_range(self)]
-        if problems:
-            raise ConfigError(problems)
+        if isinstance(self.request_plane, str):
+            object.__setattr__(self, "request_plane", self.request_plane.lower())
+        found = _problems({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        if found:
+            raise ConfigError(problem.text for problem in found)
 
     @classmethod
     def from_env(
         cls, environ: Mapping[str, str], base: NetworkSettings | None = None, *, strict: bool | None = None
     ) -> NetworkSettings:
-        """Return ``base`` with what the environment sets. Pure but for a warning.
+        """Return ``base`` with what the environment sets; an empty variable sets nothing. Pure but for a warning.
 
         Raises `ConfigError` with one line for each variable that is wrong.
         """
         base = base or cls()
         problems: list[str] = []
         changes: dict[str, Any] = {}
-        for variable, (name, read) in _VARIABLES.items():
-            text = environ.get(variable)
-            if text is None or not text.strip():
-                continue
+        for variable, name in _VARIABLES.items():
+            text = environ.get(variable, "").strip()
             try:
-                changes[name] = read(text.strip())
-            except ValueError as error:
-                problems.append(f"{variable} is {text!r}: {error}")
+                if text:
+                    changes[name] = _TYPES[name](text)
+            except ValueError:
+                problems.append(f"{variable} is {text!r}; it must be {_allowed(name)}")
         plane = environ.get("DYN_REQUEST_PLANE", "").strip().lower()
-        if plane and plane not in known_schemes():
+        if plane in known_schemes():
+            changes["request_plane"] = plane
+        elif plane:
             text = f"DYN_REQUEST_PLANE: {unknown_plane(plane)}"
             if base.strict_env if strict is None else strict:
                 problems.append(text)
             else:
                 warnings.warn(f"{text}; falling back to tcp", RuntimeWarning, stacklevel=2)
                 changes["request_plane"] = "tcp"
-        elif plane:
-            changes["request_plane"] = plane
-        for name in list(changes):  # one by one, so that each wrong value is reported with its variable
-            try:
-                dataclasses.replace(base, **{name: changes[name]})
-            except ConfigError as error:
-                if name == "shrink_message_bytes" and changes.get("max_message_bytes", 0) >= changes[name]:
-                    continue
-                if name == "max_message_bytes" and changes.get("shrink_message_bytes", MIB) <= changes[name]:
-                    continue
-                if name == "host" and environ.get("CALLBOARD_INSECURE"):
-                    continue
-                problems += [f"{_variable_of(name)}: {problem}" for problem in error.problems]
+        values = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)} | changes
+        for problem in _problems(values):
+            causes = [
+                variable
+                for variable, name in _VARIABLES.items()
+                if name in problem.fields and name in changes
+            ]
+            problems.append(f"{' and '.join(causes)}: {problem.text}")
         if problems:
             raise ConfigError(problems)
-        return dataclasses.replace(base, **changes)
+        return cls(**values)
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("it must be a whole number") from None
+_VARIABLES: dict[str, str] = {
+    "DYN_TCP_RPC_HOST": "host",
+    "DYN_TCP_RPC_PORT": "port",
+    "DYN_TCP_MAX_MESSAGE_SIZE": "max_message_bytes",
+    "DYN_TCP_SHRINK_MESSAGE_SIZE": "shrink_message_bytes",
+    "DYN_TCP_REQUEST_TIMEOUT": "request_timeout_s",
+    "DYN_TCP_POOL_SIZE": "pool_size",
+    "DYN_TCP_CONNECT_TIMEOUT": "connect_timeout_s",
+    "DYN_TCP_CHANNEL_BUFFER": "channel_buffer",
+}
 
+LONGEST_S = 1_000_000.0
+"""zmq takes milliseconds as an int."""
 
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("it must be a number of seconds") from None
-
-
-_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "DYN_TCP_RPC_HOST": ("host", str),
-    "DYN_TCP_RPC_PORT": ("port", _whole),
-    "DYN_TCP_MAX_MESSAGE_SIZE": ("max_message_bytes", _whole),
-    "DYN_TCP_SHRINK_MESSAGE_SIZE": ("shrink_message_bytes", _whole),
-    "DYN_TCP_REQUEST_TIMEOUT": ("request_timeout_s", _seconds),
-    "DYN_TCP_POOL_SIZE": ("pool_size", _whole),
-    "DYN_TCP_CONNECT_TIMEOUT": ("connect_timeout_s", _seconds),
-    "DYN_TCP_CHANNEL_BUFFER": ("channel_buffer", _whole),
+_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "max_message_bytes": (SMALLEST_LIMIT_BYTES, 1024**4),
+    "shrink_message_bytes": (0, 1024**4),
+    "request_timeout_s": (0.001, LONGEST_S),
+    "pool_size": (1, 1_000_000),
+    "connect_timeout_s": (0.001, LONGEST_S),
+    "channel_buffer": (1, 1_000_000),
+    "linger_s": (0, LONGEST_S),
+    "heartbeat_interval_s": (0.01, LONGEST_S),
+    "heartbeat_timeout_s": (0.02, LONGEST_S),
+    "idle_close_s": (0.001, LONGEST_S),
 }
 
 
-def _variable_of(name: str) -> str:
-    for variable, (field, _) in _VARIABLES.items():
-        if field == name:
-            return variable
-    return "DYN_REQUEST_PLANE"
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    fields: tuple[str, ...]
+    """Those that take part in it."""
+    text: str
 
 
-def _wrong_types(settings: NetworkSettings) -> list[str]:
-    problems = []
-    for field in dataclasses.fields(settings):
-        value, wanted = getattr(settings, field.name), type(field.default)
-        fits = isinstance(value, wanted) or (wanted is float and type(value) is int)
-        if not fits or (wanted in (int, float) and isinstance(value, bool)):
-            problems.append(f"{field.name} is {value!r}; it must be a {wanted.__name__}")
-    return problems
+def _allowed(name: str) -> str:
+    kind = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[_TYPES[name]]
+    if name in _RANGES:
+        return f"{kind} between {_RANGES[name][0]:,} and {_RANGES[name][1]:,}"
+    return kind
 
 
-def _out_of_range(settings: NetworkSettings) -> list[str]:
-    s = settings
-    problems = []
-    if isinstance(s.request_plane, str) and s.request_plane not in known_schemes():
-        problems.append(unknown_plane(s.request_plane))
-    if _is_number(s.port) and not 0 <= s.port <= 65535:
-        problems.append(f"port is {s.port}; it must be between 0 and 65535")
-    for name, least in _AT_LEAST.items():
-        value = getattr(s, name)
-        if _is_number(value) and not value >= least:
-            problems.append(f"{name} is {value}; it must be at least {least}")
-    for name in ("request_timeout_s", "connect_timeout_s", "heartbeat_interval_s", "idle_close_s"):
-        value = getattr(s, name)
-        if _is_number(value) and not value > 0:
-            problems.append(f"{name} is {value}; it must be above 0")
-    sizes = _is_number(s.shrink_message_bytes) and _is_number(s.max_message_bytes)
-    if sizes and s.shrink_message_bytes > s.max_message_bytes:
-        problems.append(
-            f"shrink_message_bytes is {s.shrink_message_bytes}; it must not exceed max_message_bytes "
-            f"({s.max_message_bytes})"
+def _fits(name: str, value: Any) -> bool:
+    wanted = _TYPES[name]
+    if isinstance(value, bool) or wanted is bool:
+        return isinstance(value, bool) and wanted is bool
+    if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+        return False
+    least, most = _RANGES.get(name, (-inf, inf))
+    return isinstance(value, str) or bool(least <= value <= most)
+
+
+def _problems(values: Mapping[str, Any]) -> list[_Problem]:
+    """Everything that is wrong with the values of all fields. Pure."""
+    wrong = {name for name, value in values.items() if not _fits(name, value)}
+    found = [
+        _Problem((name,), f"{name} is {values[name]!r}; it must be {_allowed(name)}")
+        for name in values
+        if name in wrong
+    ]
+    if "request_plane" not in wrong and values["request_plane"] not in known_schemes():
+        found.append(_Problem(("request_plane",), unknown_plane(values["request_plane"])))
+    least, most = values["shrink_message_bytes"], values["max_message_bytes"]
+    if not wrong & {"shrink_message_bytes", "max_message_bytes"} and least > most:
+        text = f"shrink_message_bytes is {least}; it must not exceed max_message_bytes ({most})"
+        found.append(_Problem(("shrink_message_bytes", "max_message_bytes"), text))
+    silence, interval = values["heartbeat_timeout_s"], values["heartbeat_interval_s"]
+    if not wrong & {"heartbeat_timeout_s", "heartbeat_interval_s"} and silence < 2 * interval:
+        text = (
+            f"heartbeat_timeout_s is {silence}; it must be at least twice heartbeat_interval_s ({interval})"
         )
-    beats = _is_number(s.heartbeat_timeout_s) and _is_number(s.heartbeat_interval_s)
-    if beats and s.heartbeat_timeout_s <= s.heartbeat_interval_s:
-        problems.append(
-            f"heartbeat_timeout_s is {s.heartbeat_timeout_s}; it must be above heartbeat_interval_s "
-            f"({s.heartbeat_interval_s})"
-        )
-    if isinstance(s.host, str) and not s.insecure and not is_loopback(s.host):
-        problems.append(
-            f"host is {s.host!r}, which other machines can reach, and there are no keys yet: anybody could "
+        found.append(_Problem(("heartbeat_timeout_s", "heartbeat_interval_s"), text))
+    host = values["host"]
+    if not wrong & {"host", "insecure"} and not values["insecure"] and not is_loopback(host):
+        text = (
+            f"host is {host!r}, which other machines can reach, and there are no keys yet: anybody could "
             "call every actor; bind 127.0.0.1, or set insecure = true if the network is closed"
         )
-    return problems
+        found.append(_Problem(("host", "insecure"), text))
+    return found
 
 
-_AT_LEAST: dict[str, float] = {
-    "max_message_bytes": SMALLEST_LIMIT_BYTES,
-    "shrink_message_bytes": 0,
-    "pool_size": 1,
-    "channel_buffer": 1,
-    "linger_s": 0,
-}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+_TYPES: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(NetworkSettings)}

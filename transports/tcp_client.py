@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from time import monotonic
 from typing import Any
 
 import zmq
 
-from .address import Address
+from .address import Address, is_numeric
 from .base import Frames, Identity, LinkHandler, PlaneStatistics
-from .errors import BadAddress, Closed, ConnectTimeout, HandshakeRefused, NoRoute, TransportError
+from .dialler import Dialler
+from .errors import BadAddress, ConnectTimeout, HandshakeRefused, NoRoute, TransportError
 from .handshake import (
     ACCEPTED,
     GOODBYE,
@@ -23,16 +25,16 @@ from .handshake import (
     Nonsense,
     decode_hello,
     decode_reason,
-    encode_goodbye,
     encode_hello,
     is_own_frame,
     objection,
 )
-from .ipc import host_id
-from .pool import to_close
+from .ipc import short_cut
+from .pool import Pool
 from .settings import NetworkSettings
 from .tcp_link import ZmqLink
 from .zmq_sockets import (
+    EVENT_CLOSED,
     EVENT_DISCONNECTED,
     EVENT_HANDSHAKE_SUCCEEDED,
     NOBLOCK,
@@ -56,17 +58,20 @@ class Connection:
         self._address = address
         self._expects = node or ""
         self._ready: asyncio.Future[ZmqLink] = asyncio.get_running_loop().create_future()
+        self._lingers_until_s = 0.0
         self.link: ZmqLink | None = None
-        settings = client.settings
-        socket = client.context.socket(zmq.DEALER)
-        configure(socket, settings)
-        socket.setsockopt(zmq.ROUTING_ID, b"c" + secrets.token_bytes(15))
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        socket.setsockopt(zmq.CONNECT_TIMEOUT, int(settings.connect_timeout_s * 1000))
-        self._monitor = Monitor(socket, self._event)
-        self._watched = Watched(socket, self._receive, self._writable)
         try:
-            socket.connect(endpoint)
+            dealer = client.context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:
+            raise NoRoute(address, f"this process can open no more sockets: {error}") from None
+        configure(dealer, client.settings)
+        dealer.setsockopt(zmq.ROUTING_ID, b"c" + secrets.token_bytes(15))
+        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+        dealer.setsockopt(zmq.IPV6, int("[" in endpoint))
+        self._monitor = Monitor(dealer, self._event)
+        self._watched = Watched(dealer, self._receive, self._writable)
+        try:
+            dealer.connect(endpoint)
         except zmq.ZMQError as error:
             self.abandon()
             raise BadAddress(address, str(error)) from None
@@ -77,14 +82,12 @@ class Connection:
             async with asyncio.timeout(timeout_s):
                 return await self._ready
         except TimeoutError:
-            self.abandon()
-            raise ConnectTimeout(
-                self._address,
-                f"no handshake within {timeout_s} s (network.connect_timeout_s, DYN_TCP_CONNECT_TIMEOUT)",
-            ) from None
-        except BaseException:
-            self.abandon()
-            raise
+            if self.link is not None:  # it was in time, and this task is late
+                return self.link
+            raise too_late(self._address, self._client.settings.connect_timeout_s) from None
+        finally:
+            if self.link is None:
+                self.abandon()
 
     def abandon(self) -> None:
         """Close the socket without sending what it holds."""
@@ -98,25 +101,29 @@ class Connection:
     def _event(self, kind: int, value: int) -> None:
         if kind == EVENT_HANDSHAKE_SUCCEEDED:
             hello = Hello(self._client.identity, expects=self._expects)
-            send_frames(self._watched.socket, (encode_hello(HELLO, hello),))
+            try:
+                send_frames(self._watched.socket, (encode_hello(HELLO, hello),))
+            except zmq.Again:
+                return  # the peer has gone already, as the next event says
             self._watched.after_send()
-        elif self.link is None:
-            if kind == EVENT_DISCONNECTED:
-                self._watched.drain()  # a refusal may have come before
-                self._refuse(NoRoute(self._address, "the connection was closed during the handshake"))
-            else:
-                self._refuse(NoRoute(self._address, "the connection was refused"))
+        elif kind == EVENT_CLOSED:
+            self._refuse(NoRoute(self._address, "the connection was refused"))
         elif kind == EVENT_DISCONNECTED:
-            self._watched.drain()  # what the peer sent before it went
-            self.link.fail("the peer is gone")
+            try:
+                self._watched.drain()  # what the peer sent before it went, a refusal perhaps
+            finally:
+                if self.link is None:
+                    self._refuse(NoRoute(self._address, "the connection was closed during the handshake"))
+                else:
+                    self.link.fail("the peer is gone")
 
     def _receive(self) -> None:
-        socket = self._watched.socket
-        first = socket.recv(NOBLOCK)
+        dealer = self._watched.socket
+        first = dealer.recv(NOBLOCK)
         size = len(first)
         frames: list[bytes | memoryview] = [first]
-        if socket.getsockopt(RCVMORE):
-            frames += receive_rest(socket)
+        if dealer.getsockopt(RCVMORE):
+            frames += receive_rest(dealer)
             size = sum(map(len, frames))
         link = self.link
         if is_own_frame(first):
@@ -125,7 +132,7 @@ class Connection:
             self._client.statistics().stray_messages += 1
         elif size > self._client.settings.max_message_bytes:
             self._client.statistics().oversized += 1
-            link.fail(f"it sent {size:,} bytes; the limit is {self._client.settings.max_message_bytes:,}")
+            link.reject(f"sent {size:,} bytes; the limit here is {self._client.settings.max_message_bytes:,}")
         else:
             link.received(frames, size)
 
@@ -146,14 +153,16 @@ class Connection:
             if self._expects and hello.identity.node != self._expects:
                 why = f"node {hello.identity.node} answered, {self._expects} was expected"
             if why:
+                self._client.statistics().handshakes_refused += 1
                 self._refuse(HandshakeRefused(self._address, why))
                 return
             self.link = self._client.opened(self, hello.identity, self._address)
             self._ready.set_result(self.link)
 
     def _writable(self) -> None:
-        if self.link is not None and self.link.full:
-            self.link.resume()
+        link = self.link
+        if link is not None and link.full and link.resume() and not link.is_up:
+            self._leave()
 
     # -- Carrier
 
@@ -164,17 +173,27 @@ class Connection:
 
     def stalled(self, link: ZmqLink) -> None:
         """See `Carrier`; the socket says by itself when it is writable."""
+        self._watched.after_stall()
 
     def ended(self, link: ZmqLink, *, flush: bool) -> None:
         """See `Carrier`."""
-        if flush:
-            try:
-                send_frames(self._watched.socket, (encode_goodbye("the peer closed the link"),))
-            except zmq.ZMQError:
-                flush = False
-        self._client.closed(self)
+        self._client.closed(link)
         self._monitor.close()
-        self._watched.close(None if flush else 0)
+        linger_s = self._client.settings.linger_s if flush else 0.0
+        self._lingers_until_s = monotonic() + linger_s
+        if not flush or link.resume():
+            self._leave()
+        else:
+            loop = asyncio.get_running_loop()
+            self._client.lingering[self] = loop.create_future()
+            loop.call_later(linger_s, self._leave)
+
+    def _leave(self) -> None:
+        """Close the socket; zmq sends what it holds in the time that is left."""
+        self._watched.close(max(0, int((self._lingers_until_s - monotonic()) * 1000)))
+        lingers = self._client.lingering.pop(self, None)
+        if lingers is not None:
+            lingers.set_result(None)
 
 
 class TcpClient:
@@ -185,15 +204,17 @@ class TcpClient:
         self.identity = identity
         self.settings = settings
         self.context: zmq.Context[Any] = acquire_context()
+        self.lingering: dict[Connection, asyncio.Future[None]] = {}
+        """Connections of closed links that still have something to send."""
         self._handler = handler
         self._statistics = PlaneStatistics()
         self._links: dict[str, ZmqLink] = {}
-        self._attempts: dict[str, asyncio.Task[ZmqLink]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._dialler = Dialler(self._links.get, self._dial)
+        self._pool = Pool(settings, self._links.values, handler.link_idle)
+        self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<TcpClient {len(self._links)} links, {len(self._attempts)} attempts>"
+        return f"<TcpClient {len(self._links)} links, {len(self._dialler)} attempts>"
 
     def statistics(self) -> PlaneStatistics:
         """See `RequestPlaneClient.statistics`."""
@@ -201,29 +222,17 @@ class TcpClient:
 
     async def connect(self, address: str, *, node: str | None = None) -> ZmqLink:
         """See `RequestPlaneClient.connect`."""
-        if self._closed:
-            raise Closed(address, "the client was closed")
-        link = self._links.get(address)
-        if link is not None and (node is None or link.peer.node == node):
-            return link
-        attempt = self._attempts.get(address)
-        if attempt is None:
-            attempt = asyncio.get_running_loop().create_task(self._dial(address, node))
-            self._attempts[address] = attempt
-            attempt.add_done_callback(lambda done: self._attempt_over(address, done))
-        link = await asyncio.shield(attempt)
-        if node is not None and link.peer.node != node:
-            raise HandshakeRefused(address, f"node {link.peer.node} is there, {node} was expected")
-        return link
-
-    def _attempt_over(self, address: str, attempt: asyncio.Task[ZmqLink]) -> None:
-        self._attempts.pop(address, None)
-        if not attempt.cancelled():
-            attempt.exception()  # whoever waited has it; nobody may have
+        return await self._dialler.connect(address, node)
 
     async def _dial(self, address: str, node: str | None) -> ZmqLink:
-        endpoint = endpoint_of(address, ipc=self.settings.ipc)
-        return await Connection(self, address, endpoint, node).ready(self.settings.connect_timeout_s)
+        limit_s = self.settings.connect_timeout_s
+        until_s = monotonic() + limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                endpoint = await endpoint_of(address, ipc=self.settings.ipc)
+        except TimeoutError:
+            raise too_late(address, limit_s) from None
+        return await Connection(self, address, endpoint, node).ready(until_s - monotonic())
 
     def opened(self, connection: Connection, peer: Identity, address: str) -> ZmqLink:
         """A handshake is done."""
@@ -235,73 +244,60 @@ class TcpClient:
             address=address,
             limit_bytes=self.settings.max_message_bytes,
         )
+        before = self._links.get(address)
         self._links[address] = link
-        if self._timer is None:
-            self._arm()
+        if before is not None:  # to the node that was there before, and has lost its address
+            before.close()
+        self._pool.opened()
         return link
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, link: ZmqLink) -> None:
         """A link is down."""
-        link = connection.link
-        if link is not None and self._links.get(link.address) is link:
+        if self._links.get(link.address) is link:
             del self._links[link.address]
-
-    def _arm(self) -> None:
-        wait_s = min(self.settings.idle_close_s / 4, 5.0)
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._close_idle)
-
-    def _close_idle(self) -> None:
-        self._timer = None
-        now = monotonic()
-        idle_since: dict[ZmqLink, float] = {}
-        for link in self._links.values():
-            if self._handler.link_idle(link) and link.is_up:
-                link.used_at_s = link.used_at_s or now
-                idle_since[link] = link.used_at_s
-            else:
-                link.used_at_s = 0.0
-        for link in to_close(
-            idle_since,
-            now,
-            total=len(self._links),
-            limit=self.settings.pool_size,
-            idle_s=self.settings.idle_close_s,
-        ):
-            link.close()
-        if self._links and not self._closed:
-            self._arm()
 
     async def close(self) -> None:
         """See `RequestPlaneClient.close`."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for attempt in list(self._attempts.values()):
-            attempt.cancel()
-        if self._attempts:
-            await asyncio.wait(list(self._attempts.values()))
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._pool.close()
+        await self._dialler.close()
         for link in list(self._links.values()):
             link.close()
+        if self.lingering:
+            await asyncio.wait(list(self.lingering.values()))
         await asyncio.get_running_loop().run_in_executor(None, release_context)
 
 
-def endpoint_of(text: str, *, ipc: bool) -> str:
-    """Return what zmq should dial: the unix socket if the node is on this host and it is there."""
+def too_late(address: str, limit_s: float) -> ConnectTimeout:
+    """The error for a handshake that took too long."""
+    return ConnectTimeout(
+        address, f"no handshake within {limit_s} s (network.connect_timeout_s, DYN_TCP_CONNECT_TIMEOUT)"
+    )
+
+
+async def endpoint_of(text: str, *, ipc: bool) -> str:
+    """Return what zmq should dial: the unix socket if the node is on this host and it is there.
+
+    A name is resolved here, because zmq would do it in the thread that serves all links. Raises `NoRoute` if that
+    fails, and `BadAddress`.
+    """
     address = Address.parse(text)
     if address.scheme == "ipc":
         return f"ipc://{address.place}"
     if address.scheme != "tcp":
         raise BadAddress(text, f"this plane dials tcp and ipc, not {address.scheme}")
     host, port = address.host_port()
-    path = address.options.get("ipc", "")
-    if ipc and path and address.options.get("host") == host_id() and _exists(path):
+    path = short_cut(address) if ipc else ""
+    if path:
         return f"ipc://{path}"
+    if not is_numeric(host):
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NoRoute(text, f"the name {host!r} cannot be resolved: {error}") from None
+        host = str(found[0][4][0])
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
-def _exists(path: str) -> bool:
-    import os
-
-    return os.path.exists(path)

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import zmq
 
-from .base import Frames, Identity, LinkHandler, PlaneStatistics
+from .base import Buffer, Frames, Identity, LinkHandler, PlaneStatistics
 from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
+from .handshake import encode_goodbye
 
 LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
 
@@ -23,15 +24,15 @@ class Carrier(Protocol):
         """The link is full; call its ``resume`` when there may be room."""
 
     def ended(self, link: ZmqLink, *, flush: bool) -> None:
-        """The link is down: forget it."""
+        """The link is down: forget it, after what it holds was sent, or has lingered too long, if ``flush``."""
 
 
 class ZmqLink:
     """A link over a zmq socket. zmq never drops: what it does not take waits here, one message at most."""
 
     __slots__ = (
-        "_carrier", "_error", "_handler", "_statistics", "_waiting", "address", "full", "key", "limit_bytes",
-        "peer", "used_at_s",
+        "_carrier", "_error", "_handler", "_statistics", "_waiting", "address", "fd", "full", "key",
+        "limit_bytes", "peer",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +45,7 @@ class ZmqLink:
         address: str,
         limit_bytes: int,
         key: bytes = b"",
+        fd: int = -1,
     ) -> None:
         self._carrier = carrier
         self._handler = handler
@@ -54,8 +56,9 @@ class ZmqLink:
         self.address = address
         self.limit_bytes = min(limit_bytes, peer.max_message_bytes or limit_bytes)
         self.key = key
+        """Name of the peer at a ROUTER, and the descriptor of its connection."""
+        self.fd = fd
         self.full = False
-        self.used_at_s = 0.0
         statistics.links += 1
         statistics.links_opened += 1
 
@@ -74,9 +77,9 @@ class ZmqLink:
             raise type(self._error)(self.address, getattr(self._error, "why", str(self._error)))
         size = 0
         for frame in frames:
-            size += len(frame) if type(frame) is bytes else memoryview(frame).nbytes
-        if size > self.limit_bytes:
-            raise TooLarge(size, self.limit_bytes, LIMIT_SETTING)
+            size += len(frame) if type(frame) is bytes else _extent(frame)
+        if not 0 < size <= self.limit_bytes:
+            self._judge(size, frames)
         if self.full:
             raise LinkFull(self.address, len(self._waiting))
         statistics = self._statistics
@@ -93,14 +96,23 @@ class ZmqLink:
             self.fail(f"zmq: {error}")
             raise Broken(self.address, str(error)) from None
 
+    def _judge(self, size: int, frames: Frames) -> None:
+        if size > self.limit_bytes:
+            raise TooLarge(size, self.limit_bytes, LIMIT_SETTING)
+        if not frames:
+            raise ValueError("a message has at least one frame")
+
     def resume(self) -> bool:
-        """Try again to send what waits; True if the link is not full any more."""
-        while self._waiting and self._error is None:
+        """Try again to send what waits; True if nothing does any more, or never will be sent."""
+        while self._waiting:
             try:
                 self._carrier.transmit(self, self._waiting[0])
             except zmq.Again:
+                self.full = True
+                self._carrier.stalled(self)
                 return False
             except zmq.ZMQError as error:
+                self._waiting.clear()
                 self.fail(f"zmq: {error}")
                 return True
             self._waiting.popleft()
@@ -117,23 +129,36 @@ class ZmqLink:
 
     def close(self) -> None:
         """See `Link.close`."""
-        self._end(Closed(self.address, "this side closed the link"), flush=True)
+        self._end(Closed(self.address, "this side closed the link"), "the peer closed the link")
 
     def fail(self, why: str) -> None:
         """The world ended the link."""
-        self._end(Broken(self.address, why), flush=False)
+        self._end(Broken(self.address, why))
 
-    def _end(self, error: TransportError, *, flush: bool) -> None:
+    def reject(self, why: str) -> None:
+        """The peer broke the protocol: end the link and tell it why."""
+        self._end(Broken(self.address, f"the peer {why}"), f"the peer says that this side {why}")
+
+    def _end(self, error: TransportError, goodbye: str = "") -> None:
         if self._error is not None:
             return
-        if flush and self._waiting:
-            self.resume()
         self._error = error
-        self._waiting.clear()
+        if not isinstance(error, Closed):
+            self._waiting.clear()
+        if goodbye:
+            self._waiting.append((encode_goodbye(goodbye),))
         self._statistics.links -= 1
         if isinstance(error, Closed):
             self._statistics.links_closed += 1
         else:
             self._statistics.links_broken += 1
-        self._carrier.ended(self, flush=flush)
+        self._carrier.ended(self, flush=bool(goodbye))
         self._handler.link_down(self, error)
+
+
+def _extent(frame: Buffer) -> int:
+    """What zmq would refuse must be refused before the first frame is out: half a message spoils the socket."""
+    view = memoryview(frame)
+    if not view.c_contiguous:
+        raise ValueError("a frame is not contiguous in memory; send bytes(frame)")
+    return view.nbytes

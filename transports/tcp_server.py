@@ -2,15 +2,17 @@
 
 A ROUTER never says that a peer has gone. The monitor does, by the descriptor of the connection; the hello, whose
 descriptor zmq remembers, says which link that is. Events that are older than a hello are taken before it, because
-the number of a closed descriptor is used again at once.
+the number of a closed descriptor is used again at once. What a peer had sent is taken before the end of its link is
+reported.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
 import os
+from time import monotonic
 from typing import Any
 
 import zmq
@@ -26,7 +28,6 @@ from .handshake import (
     Nonsense,
     decode_hello,
     decode_reason,
-    encode_goodbye,
     encode_hello,
     encode_refusal,
     is_own_frame,
@@ -35,10 +36,11 @@ from .handshake import (
 from .ipc import host_id, remove_socket, socket_path
 from .settings import NetworkSettings
 from .tcp_link import ZmqLink
+from .tcp_strangers import Strangers
 from .zmq_sockets import (
     EVENT_ACCEPTED,
     EVENT_DISCONNECTED,
-    EVENTS_FAILED,
+    EVENTS,
     NOBLOCK,
     RCVMORE,
     SRCFD,
@@ -56,6 +58,9 @@ from .zmq_sockets import (
 RETRY_S = 0.002
 """A ROUTER does not say when one of its peers has room again; a full link asks this often."""
 
+FAREWELL_S = 0.25
+"""How long a peer may keep a connection after it was told why there is no link."""
+
 log = logging.getLogger("callboard.transports.tcp")
 
 
@@ -72,10 +77,14 @@ class TcpServer:
         self._statistics = PlaneStatistics()
         self._links: dict[bytes, ZmqLink] = {}
         self._by_fd: dict[int, ZmqLink] = {}
-        self._silent: set[int] = set()
-        """Connections that have not said hello yet."""
+        self._going: list[ZmqLink] = []
+        """Links whose connection is gone, and whose last messages may still be unread."""
+        self._strangers = Strangers(self._take_news)
         self._stalled: set[ZmqLink] = set()
+        """Links that wait for room; those that have ended leave when they are empty or the peer is dropped."""
         self._retry: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._flushed: asyncio.Future[None] | None = None
         self._router: Watched | None = None
         self._monitor: Monitor | None = None
         self._socket_path = ""
@@ -107,20 +116,34 @@ class TcpServer:
         options: dict[str, str] = {}
         place = ""
         if self._tcp:
-            wanted = f"tcp://{settings.host}:{settings.port or '*'}"
+            host = "127.0.0.1" if settings.host == "localhost" else settings.host.strip("[]")
+            if ":" in host:
+                socket.setsockopt(zmq.IPV6, 1)
+                host = f"[{host}]"
             try:
-                socket.bind(wanted)
+                socket.bind(f"tcp://{host}:{settings.port or '*'}")
             except zmq.ZMQError as error:
                 raise _bind_error(settings, error) from None
             bound = socket.getsockopt(zmq.LAST_ENDPOINT)
             place = bytes(bound).rstrip(b"\0").decode().removeprefix("tcp://")
         if self._ipc:
-            self._socket_path = socket_path(settings.ipc_directory, self._identity.node)
-            socket.bind(f"ipc://{self._socket_path}")
+            self._bind_ipc(socket)
             if not self._tcp:
                 return str(Address("ipc", self._socket_path))
             options = {"ipc": self._socket_path, "host": host_id()}
         return str(Address("tcp", place, options))
+
+    def _bind_ipc(self, socket: zmq.Socket[Any]) -> None:
+        for last in (False, False, True):
+            self._socket_path = socket_path(self._settings.ipc_directory, self._identity.node)
+            try:
+                socket.bind(f"ipc://{self._socket_path}")
+            except zmq.ZMQError as error:
+                # Whoever closes last removes the shared directory, perhaps just before this bind.
+                if error.errno == errno.ENOENT and not last:
+                    continue
+                raise BadAddress(f"ipc://{self._socket_path}", str(error)) from None
+            return
 
     def statistics(self) -> PlaneStatistics:
         """See `RequestPlaneServer.statistics`."""
@@ -128,15 +151,25 @@ class TcpServer:
 
     async def close(self) -> None:
         """See `RequestPlaneServer.close`."""
-        if self._router is None or self._router.closed:
+        if self._router is None:
             return
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(self._router))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, router: Watched) -> None:
         for link in list(self._links.values()):
             link.close()
+        until_s = monotonic() + self._settings.linger_s
+        if self._stalled:
+            self._flushed = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._flushed], timeout=self._settings.linger_s)
         if self._retry is not None:
             self._retry.cancel()
+        self._strangers.close()
         if self._monitor is not None:
             self._monitor.close()
-        self._router.close()
+        router.close(max(0, int((until_s - monotonic()) * 1000)))
         remove_socket(self._socket_path)
         await asyncio.get_running_loop().run_in_executor(None, release_context)
 
@@ -159,12 +192,13 @@ class TcpServer:
             frames += receive_rest(socket)
             size = sum(map(len, frames))
         if is_own_frame(first):
-            link.fail(decode_reason(first) if first[:2] == GOODBYE else "the peer spoke out of turn")
+            if first[:2] == GOODBYE:
+                link.fail(decode_reason(first))
+            else:
+                link.reject("got a second handshake")
         elif size > self._settings.max_message_bytes:
             self._statistics.oversized += 1
-            link.fail(
-                f"it sent a message of {size:,} bytes; the limit is {self._settings.max_message_bytes:,}"
-            )
+            link.reject(f"sent {size:,} bytes; the limit here is {self._settings.max_message_bytes:,}")
         else:
             link.received(frames, size)
 
@@ -174,29 +208,35 @@ class TcpServer:
         frame = socket.recv(NOBLOCK, copy=False)
         first = frame.bytes if len(frame) < ZERO_COPY_BYTES else b""
         more = receive_rest(socket)
-        if first[:2] != HELLO:
+        fd = int(frame.get(SRCFD))
+        self._take_news()
+        known = self._strangers.get(fd)
+        if first[:2] != HELLO or (known is None and fd not in self._by_fd):
             self._statistics.stray_messages += 1
-            if first[:2] != GOODBYE:
-                self._refuse(key, "a hello must come first")
+            if known is not None and not known.answered:
+                self._refuse(key, fd, "a hello must come first")
             return
         try:
-            fd = frame.get(SRCFD)
             hello = decode_hello(first)
             if more:
                 raise Nonsense("a handshake has one frame")
         except Nonsense as error:
-            self._statistics.garbage_connections += 1
-            self._refuse(key, str(error))
+            self._refuse(key, fd, str(error))
             return
-        assert self._monitor is not None
-        self._monitor.drain()
-        why = objection(self._identity, hello)
+        why = objection(self._identity, hello) or ("it is closing" if self._closing else "")
         if why:
-            self._statistics.handshakes_refused += 1
-            self._refuse(key, why)
-            return
-        self._silent.discard(fd)
-        peer = hello.identity
+            if self._refuse(key, fd, why):
+                self._statistics.handshakes_refused += 1
+                if known is not None:
+                    known.garbage = False
+        elif self._send_own(key, encode_hello(ACCEPTED, Hello(self._identity))):
+            self._accept(key, fd, hello.identity)
+
+    def _accept(self, key: bytes, fd: int, peer: Identity) -> None:
+        before = self._by_fd.pop(fd, None)
+        if before is not None:  # its connection is closed, or there would be no other one of this number
+            before.fail("the peer is gone")
+        self._strangers.remove(fd)
         link = ZmqLink(
             self,
             self._handler,
@@ -205,32 +245,66 @@ class TcpServer:
             address=peer.address or f"tcp://{peer.host or 'peer'}/{peer.node}",
             limit_bytes=self._settings.max_message_bytes,
             key=key,
+            fd=fd,
         )
         self._links[key] = self._by_fd[fd] = link
-        self._send_own(key, encode_hello(ACCEPTED, Hello(self._identity)))
         self._handler.link_up(link)
 
-    def _refuse(self, key: bytes, why: str) -> None:
+    def _refuse(self, key: bytes, fd: int, why: str) -> bool:
+        """Say why; False if the peer is gone, and ``fd`` perhaps somebody else's."""
+        if not self._send_own(key, encode_refusal(why)):
+            return False
         log.info("refused a connection: %s", why)
-        self._send_own(key, encode_refusal(why))
+        if self._strangers.get(fd) is not None:
+            self._strangers.answered(fd, FAREWELL_S)
+        return True
 
-    def _send_own(self, key: bytes, frame: bytes) -> None:
-        assert self._router is not None
-        with contextlib.suppress(zmq.ZMQError):
-            send_frames(self._router.socket, (frame,), key)
+    def _send_own(self, key: bytes, frame: bytes) -> bool:
+        router = self._router
+        assert router is not None
+        router.socket.getsockopt(EVENTS)  # lets the socket see who has gone
+        try:
+            send_frames(router.socket, (frame,), key)
+        except zmq.ZMQError:
+            return False
+        finally:
+            router.after_stall()
+        return True
+
+    def _take_news(self) -> None:
+        if self._monitor is not None:
+            self._monitor.drain()
 
     def _event(self, kind: int, value: int) -> None:
         if kind == EVENT_ACCEPTED:
-            self._silent.add(value)
-        elif kind == EVENT_DISCONNECTED or kind & EVENTS_FAILED:
+            self._strangers.add(value, self._settings.connect_timeout_s, garbage=True)
+        elif kind == EVENT_DISCONNECTED:
             link = self._by_fd.pop(value, None)
+            stranger = self._strangers.remove(value)
             if link is not None:
-                if link.is_up and self._router is not None:
-                    link.fail("the peer is gone")
-            elif value in self._silent:
-                self._silent.discard(value)
+                self._gone(link)
+            elif stranger is not None and stranger.garbage:
                 self._statistics.garbage_connections += 1
                 log.info("dropped a connection that did not speak the protocol")
+
+    def _gone(self, link: ZmqLink) -> None:
+        if not self._going:
+            asyncio.get_running_loop().call_soon(self._bury)
+        self._going.append(link)
+
+    def _bury(self) -> None:
+        """Take what the peers had sent before they went, then report that they have gone.
+
+        A ROUTER reads its connections in turn, and none holds more than its high-water mark.
+        """
+        going, self._going = self._going, []
+        try:
+            if self._router is not None:
+                connections = len(self._links) + len(self._strangers) + 1
+                self._router.drain(connections * (self._settings.channel_buffer + 1))
+        finally:
+            for link in going:
+                link.fail("the peer is gone")
 
     # -- out: Carrier
 
@@ -238,30 +312,41 @@ class TcpServer:
         """See `Carrier`."""
         router = self._router
         assert router is not None
-        send_frames(router.socket, frames, link.key)
+        try:
+            send_frames(router.socket, frames, link.key)
+        except zmq.Again:
+            raise
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self._gone(link)  # the message is as lost as one that was under way
         router.after_send()
 
     def stalled(self, link: ZmqLink) -> None:
         """See `Carrier`."""
         self._stalled.add(link)
+        if self._router is not None:
+            self._router.after_stall()
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._resume)
 
     def _resume(self) -> None:
         self._retry = None
         for link in list(self._stalled):
-            if link.resume() and not link.full:
-                self._stalled.discard(link)
-        if self._stalled and self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._resume)
+            self._stalled.discard(link)
+            link.resume()
+        if self._flushed is not None and not self._stalled and not self._flushed.done():
+            self._flushed.set_result(None)
 
     def ended(self, link: ZmqLink, *, flush: bool) -> None:
         """See `Carrier`."""
         self._links.pop(link.key, None)
         self._stalled.discard(link)
-        for fd in [fd for fd, known in self._by_fd.items() if known is link]:
-            del self._by_fd[fd]
-        self._send_own(link.key, encode_goodbye("the peer closed the link"))
+        if self._by_fd.get(link.fd) is link:
+            del self._by_fd[link.fd]
+            self._strangers.add(link.fd, self._settings.linger_s + FAREWELL_S, garbage=False)
+        if flush:
+            link.resume()
 
 
 def _bind_error(settings: NetworkSettings, error: zmq.ZMQError) -> Exception:
