@@ -127,20 +127,28 @@ class Ref(Generic[A_co]):
             failed = error
         return await self._ask_again(method, name, args, kwargs, deadline, extra, failed)
 
+    @overload
     def tell(
-        self, method: Callable[Concatenate[A_co, P], Any] | str, /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+        self, method: Callable[Concatenate[A_co, P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None: ...
+    @overload
+    def tell(self, method: str, /, *args: Any, **kwargs: Any) -> None: ...
+    def tell(self, method: Any, /, *args: Any, **kwargs: Any) -> None:
         """Send a message that nobody answers; it is handled at most once.
 
         Raises at once if the target is known to be down (`ActorUnavailable`), or if as many messages wait for it as
         its mailbox may hold (`MailboxFull`).
         """
-        name = method if isinstance(method, str) else method.__name__
+        name = method if type(method) is str else method.__name__
         self._target.pick().tell(name, args, kwargs, None)
 
+    @overload
     async def tell_wait(
-        self, method: Callable[Concatenate[A_co, P], Any] | str, /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+        self, method: Callable[Concatenate[A_co, P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None: ...
+    @overload
+    async def tell_wait(self, method: str, /, *args: Any, **kwargs: Any) -> None: ...
+    async def tell_wait(self, method: Any, /, *args: Any, **kwargs: Any) -> None:
         """Like `tell`, but wait until there is room; raises `DeadlineExceeded` if there is none in time."""
         name = method if isinstance(method, str) else method.__name__
         route = self._target.pick()
