@@ -73,4 +73,17 @@ class Load(Struct, frozen=True, kw_only=True):
     tokens: int
 
 
+class FrontendLoad(Struct, frozen=True, kw_only=True):
+    """What a frontend is doing and has done; each request ends as one of the last four."""
+
+    running: int
+    finished: int
+    failed: int
+    """Answered with a status of 500 or above, or cut off."""
+    disconnected: int
+    """The client left first."""
+    refused: int
+    """Answered with a status from 400 to 499."""
+
+
 Piece = str | Finish

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from callboard.actors.actor import Actor, idempotent
+from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.policy import StopReason
 
 from .engines import make_engine
@@ -41,10 +41,12 @@ class Worker(Actor):
         finally:  # at once, not when the collector finds it: the engine works until it is told
             await pieces.aclose()
 
+    @interleave  # also while `concurrency` generations run
     def describe(self) -> ModelInfo:
         """Return what is served."""
         return self.engine.describe()
 
+    @interleave
     def load(self) -> Load:
         """Return what the engine is doing and has done."""
         return self.engine.load()

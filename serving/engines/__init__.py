@@ -35,6 +35,13 @@ def make_engine(options: Mapping[str, Any]) -> Engine:
         for key in values
         if key not in fields
     ]
+    problems += [
+        f"engine.{field.name} is missing; {kind} needs it"
+        for field in dataclasses.fields(cls.Settings)
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
     if problems:
         raise ConfigError(problems)
     engine: Engine = cls(cls.Settings(**values))

@@ -18,9 +18,9 @@ WORDS = (
     "a", "actor", "and", "answers", "are", "as", "asks", "at", "board", "call", "comes", "cue",
     "curtain", "each", "every", "finds", "goes", "hears", "in", "is", "it", "keeps", "light", "line",
     "mail", "makes", "message", "moves", "name", "next", "night", "no", "of", "on", "one", "opens",
-    "or", "part", "plays", "reads", "role", "runs", "says", "scene", "sends", "set", "she", "so",
-    "speaks", "stage", "stands", "stays", "stops", "takes", "tells", "that", "the", "then", "they",
-    "time", "to", "turns", "waits", "who", "with", "word", "works",
+    "or", "part", "plays", "reads", "role", "runs", "says", "scene", "sends", "she", "so",
+    "speaks", "stage", "stands", "stays", "stops", "takes", "tells", "the", "then", "they",
+    "time", "to", "turns", "waits", "who", "with", "works",
 )  # fmt: skip
 _PICK = 64 - 6
 _MASK = (1 << 64) - 1
@@ -56,6 +56,11 @@ class SimulatedSettings:
             problems.append(f"engine.model is {self.model!r}; it must be a name")
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def is_paced(self) -> bool:
+        """True if a token ever waits."""
+        return self.first_token_ms > 0 or self.per_token_ms > 0
 
 
 def _is_number(value: object) -> bool:
@@ -111,10 +116,15 @@ class SimulatedEngine:
         limit, reason = self._length(request, prompt_tokens)
         scanner = StopScanner(request.stop) if request.stop else None
         count, ended = 0, False
+        words = words_of(prompt, request.seed)
+        pace = _Pace(self.settings) if self.settings.is_paced else None
         self.running += 1
         try:
-            async for word in self._words(prompt, request.seed, limit):
+            while count < limit:
+                if pace is not None:
+                    await pace.next()
                 count += 1
+                word = next(words)
                 if scanner is None:
                     yield word
                     continue
@@ -146,19 +156,21 @@ class SimulatedEngine:
             return self.settings.answer_tokens, FinishReason.STOP
         return min(wanted or room, room), FinishReason.LENGTH
 
-    async def _words(self, prompt: str, seed: int | None, count: int) -> AsyncGenerator[str, None]:
-        words = words_of(prompt, seed)
-        per_token_s = self.settings.per_token_ms / 1000
-        # Against a plan, not from token to token: the time that the loop takes must not add up.
-        due = time.monotonic() + self.settings.first_token_ms / 1000
-        paced = self.settings.first_token_ms > 0 or per_token_s > 0
-        for _ in range(count):
-            if paced:
-                delay = due - time.monotonic()
-                if delay > 0:
-                    await asyncio.sleep(delay)
-                due += per_token_s
-            yield next(words)
+
+class _Pace:
+    """Waits until the next token is due: by a plan, because the time that the loop takes must not add up."""
+
+    __slots__ = ("_due", "_per_token_s")
+
+    def __init__(self, settings: SimulatedSettings) -> None:
+        self._due = time.monotonic() + settings.first_token_ms / 1000
+        self._per_token_s = settings.per_token_ms / 1000
+
+    async def next(self) -> None:
+        delay = self._due - time.monotonic()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        self._due += self._per_token_s
 
 
 def prompt_text(request: GenerateRequest) -> str:

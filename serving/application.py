@@ -1,0 +1,222 @@
+"""The frontend as an ASGI application: which path does what, and how a generation becomes an answer.
+
+Hot path: `_stream` turns each batch of pieces that arrives into one body message. The status is sent with the
+first piece, so that whatever goes wrong before it is a proper HTTP error.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+from uuid import uuid4
+
+import orjson
+
+from callboard.transports.errors import did_you_mean
+
+from . import openai_answers as answers
+from .errors import UnknownModel
+from .exchange import ClientLeft, Exchange, Receive, Scope, Send
+from .http_errors import HttpError, as_http_error
+from .openai_requests import Asked, parse_chat, parse_completion
+from .protocol import Finish, FrontendLoad, GenerateRequest, ModelInfo, Piece
+
+MODELS = "/v1/models"
+
+log = logging.getLogger("callboard.serving")
+
+
+class Backend(Protocol):
+    """What the application needs from behind it."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece], None]:
+        """Yield batches of pieces, the last one ending with a `Finish`."""
+
+    async def models(self) -> list[ModelInfo]:
+        """Return what is served."""
+
+    async def workers(self) -> dict[str, int]:
+        """Return the workers that are up, with the requests outstanding on each."""
+
+
+Handler = Callable[[Exchange, str], Awaitable[None]]
+
+
+class Application:
+    """Answers HTTP requests from a `Backend`; ``await application(scope, receive, send)``."""
+
+    def __init__(self, backend: Backend, *, max_body_bytes: int, max_requests: int) -> None:
+        self._backend = backend
+        self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
+        self._running: set[Exchange] = set()
+        self._draining = False
+        self.finished = self.failed = self.disconnected = self.refused = 0
+        self._routes: dict[str, tuple[str, Handler]] = {
+            "/v1/chat/completions": ("POST", self._chat),
+            "/v1/completions": ("POST", self._completion),
+            MODELS: ("GET", self._models),
+            "/health": ("GET", self._health),
+            "/live": ("GET", self._live),
+        }
+
+    def __repr__(self) -> str:
+        return f"<Application {len(self._running)} run{', draining' if self._draining else ''}>"
+
+    def load(self) -> FrontendLoad:
+        """Return what it is doing and has done."""
+        return FrontendLoad(
+            running=len(self._running),
+            finished=self.finished,
+            failed=self.failed,
+            disconnected=self.disconnected,
+            refused=self.refused,
+        )
+
+    def drain(self) -> None:
+        """Refuse new generations from now on."""
+        self._draining = True
+
+    def abort(self) -> int:
+        """End what runs, with an error to its client; returns how much that was."""
+        for exchange in self._running:
+            exchange.abort(_stopping())
+        return len(self._running)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; never raises for what a client does."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            handler, rest = self._route(scope["method"], scope["path"])
+            await handler(exchange, rest)
+        except ClientLeft:
+            self.disconnected += 1
+        except Exception as error:
+            await self._refuse(exchange, error)
+
+    def _route(self, method: str, path: str) -> tuple[Handler, str]:
+        allowed, handler, rest = "GET", None, ""
+        if path in self._routes:
+            allowed, handler = self._routes[path]
+        elif path.startswith(f"{MODELS}/"):
+            handler, rest = self._model, path[len(MODELS) + 1 :]
+        if handler is None:
+            known = [*self._routes, f"{MODELS}/{{id}}"]
+            text = f"there is no {path}; paths are: {', '.join(known)}{did_you_mean(path, known)}"
+            raise HttpError(404, text, code="unknown_url")
+        if method != allowed and (method, allowed) != ("HEAD", "GET"):
+            text = f"{path} takes {allowed}, not {method}"
+            raise HttpError(405, text, code="method_not_allowed", allow=allowed)
+        return handler, rest
+
+    async def _refuse(self, exchange: Exchange, error: Exception) -> None:
+        refusal = as_http_error(error)
+        if refusal.status < 500:
+            self.refused += 1
+        else:
+            self.failed += 1
+        if refusal.status == 500:
+            log.error("request %s failed", exchange.request_id.decode(), exc_info=error)
+        await exchange.refuse(refusal)
+
+    # -- generations
+
+    async def _chat(self, exchange: Exchange, _: str) -> None:
+        await self._generate(exchange, parse_chat, "chatcmpl-")
+
+    async def _completion(self, exchange: Exchange, _: str) -> None:
+        await self._generate(exchange, parse_completion, "cmpl-")
+
+    async def _generate(
+        self, exchange: Exchange, parse: Callable[[bytearray, str], Asked], prefix: str
+    ) -> None:
+        self._admit()
+        self._running.add(exchange)
+        try:
+            asked = parse(await exchange.body(self._max_body_bytes), prefix + uuid4().hex)
+            async with exchange.watched(), aclosing(self._backend.generate(asked.request)) as batches:
+                if asked.stream:
+                    await self._stream(exchange, asked, batches)
+                else:
+                    await self._whole(exchange, asked, batches)
+        finally:
+            self._running.discard(exchange)
+        self.finished += 1
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise _stopping()
+        if len(self._running) >= self._max_requests:
+            raise HttpError(
+                429,
+                f"{len(self._running)} requests are being answered, which is the limit (max_requests)",
+                code="too_many_requests",
+                retry_after_s=1,
+            )
+
+    async def _stream(
+        self, exchange: Exchange, asked: Asked, batches: AsyncGenerator[list[Piece], None]
+    ) -> None:
+        events = answers.Events(asked, int(time.time()))
+        begin = events.begin()
+        async for batch in batches:
+            last = batch[-1]
+            if type(last) is Finish:
+                await exchange.end(begin + events.pieces(batch[:-1]) + events.end(last))
+                return
+            body = begin + events.pieces(batch)
+            begin = b""
+            if body:
+                await exchange.write(body)
+        raise _incomplete()
+
+    async def _whole(
+        self, exchange: Exchange, asked: Asked, batches: AsyncGenerator[list[Piece], None]
+    ) -> None:
+        pieces: list[Any] = []
+        async for batch in batches:
+            pieces += batch
+        if not pieces or type(finish := pieces.pop()) is not Finish:
+            raise _incomplete()
+        await exchange.answer(200, answers.whole(asked, int(time.time()), pieces, finish))
+
+    # -- the rest
+
+    async def _models(self, exchange: Exchange, _: str) -> None:
+        await exchange.answer(200, orjson.dumps(answers.models(await self._backend.models())))
+
+    async def _model(self, exchange: Exchange, name: str) -> None:
+        infos = {info.model: info for info in await self._backend.models()}
+        if name not in infos:
+            raise UnknownModel(name, infos)
+        await exchange.answer(200, orjson.dumps(answers.model(infos[name])))
+
+    async def _health(self, exchange: Exchange, _: str) -> None:
+        if self._draining:
+            state, why = "draining", "the frontend is stopping"
+        else:
+            state, why = "unavailable", "no worker is up"
+            try:
+                workers = await self._backend.workers()
+            except Exception as error:  # whatever it is, the router does not answer
+                why = str(error)
+            else:
+                if workers:
+                    await exchange.answer(200, orjson.dumps({"status": "ready", "workers": workers}))
+                    return
+        await exchange.answer(503, orjson.dumps({"status": state, "reason": why}), [(b"retry-after", b"1")])
+
+    async def _live(self, exchange: Exchange, _: str) -> None:
+        await exchange.answer(200, b'{"status":"live"}')
+
+
+def _stopping() -> HttpError:
+    return HttpError(503, "the frontend is stopping", code="draining", retry_after_s=1)
+
+
+def _incomplete() -> HttpError:
+    return HttpError(500, "the engine ended without saying why (no Finish)", code="internal_error")

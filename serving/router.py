@@ -1,0 +1,161 @@
+"""The actor between frontends and workers: chooses a worker for each request and passes its pieces on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from callboard.actors.actor import Actor, idempotent, interleave
+from callboard.actors.directory import split_name
+from callboard.actors.errors import ActorError, ActorStopped, ActorUnavailable, MailboxFull
+from callboard.actors.policy import StopReason
+from callboard.actors.ref import Ref
+
+from .errors import NoWorkers, UnknownModel
+from .protocol import GenerateRequest, ModelInfo, Piece
+from .routing import Balance, make_policy
+from .worker import Worker
+
+DESCRIBE_S = 2.0
+"""Deadline of asking a worker what it serves."""
+
+RETRIED = (ActorUnavailable, ActorStopped, MailboxFull)
+"""Failures after which another worker is tried, as long as no piece has arrived."""
+
+
+class Router(Actor):
+    """Streams each request from one of the workers that serve its model.
+
+    ``mode`` is ``round-robin`` or ``least-loaded`` (by the requests outstanding at this router). Raises
+    `ConfigError` for any other.
+    """
+
+    concurrency = 4096
+
+    def __init__(self, workers: Ref[Worker], mode: str = "round-robin") -> None:
+        self._balance = Balance(make_policy(mode))
+        self._name = workers.name
+        # Retries are made here: a reference to one instance would only try the same one again.
+        self._workers = workers.options(retries=0)
+        self._described: dict[int, ModelInfo] = {}
+        self._known_models: set[str] = set()
+        self._asking: asyncio.Task[None] | None = None
+
+    async def on_start(self) -> None:
+        """Ask the workers what they serve."""
+        await self._describe()
+
+    async def on_stop(self, reason: StopReason) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
+
+    @idempotent
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
+        """Yield the text of each token, then one `Finish`.
+
+        A worker that fails before its first piece is replaced by another one. Raises `UnknownModel`,
+        `NoWorkers`, `MailboxFull` if every worker is full, and what the worker raises.
+        """
+        failed: dict[int, ActorError] = {}
+        while True:
+            up = self._up()
+            index = self._balance.begin(await self._candidates(request.model, up, failed))
+            batches = up[index].stream(Worker.generate, request).batches()
+            begun = False
+            try:
+                async for batch in batches:
+                    begun = True
+                    for piece in batch:
+                        yield piece
+                return
+            except RETRIED as error:
+                if not isinstance(error, MailboxFull):  # its next incarnation may serve something else
+                    self._described.pop(index, None)
+                if begun:
+                    raise
+                failed[index] = error
+            finally:
+                self._balance.end(index)
+                await batches.aclose()
+
+    @interleave
+    async def models(self) -> list[ModelInfo]:
+        """Return what the workers that are up serve, each model once."""
+        await self._describe()
+        by_model = {info.model: info for _, info in sorted(self._described.items(), reverse=True)}
+        return sorted(by_model.values(), key=lambda info: info.model)
+
+    @interleave
+    def load(self) -> dict[str, int]:
+        """Return the workers that are up, by name, with the requests outstanding on each."""
+        return {ref.name: self._balance.outstanding.get(index, 0) for index, ref in self._up().items()}
+
+    # -- who is there
+
+    def _up(self) -> dict[int, Ref[Worker]]:
+        up = {split_name(ref.name)[1] or 0: ref for ref in self._workers.instances()}
+        for gone in self._described.keys() - up.keys():
+            del self._described[gone]
+        return up
+
+    async def _candidates(
+        self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, ActorError]
+    ) -> list[int]:
+        """Return the instances that may take a request; raises why there are none."""
+        found = self._serving(model, up, failed)
+        if up.keys() - self._described.keys() - failed.keys():
+            # Somebody new is up. A request waits for its description only if nobody else can take it.
+            asking = self._describe_soon()
+            if not found:
+                await asyncio.shield(asking)
+                found = self._serving(model, up, failed)
+        if found:
+            return found
+        if failed:
+            last = next(reversed(failed.values()))
+            if isinstance(last, MailboxFull):
+                raise last
+            raise NoWorkers(f"{len(failed)} of them failed before the first token, the last one so: {last}")
+        if self._known_models and model not in self._known_models:
+            raise UnknownModel(model, self._known_models)
+        raise NoWorkers(f"no instance of {self._name} that serves {model} is up")
+
+    def _serving(self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, ActorError]) -> list[int]:
+        described = self._described
+        return [
+            index
+            for index in up
+            if index in described and described[index].model == model and index not in failed
+        ]
+
+    async def _describe(self) -> None:
+        if self._up().keys() - self._described.keys():
+            await asyncio.shield(self._describe_soon())
+
+    def _describe_soon(self) -> asyncio.Task[None]:
+        """Return the task that asks those who have not said what they serve; there is one at a time."""
+        if self._asking is None:
+            # With a context of its own: the deadline of the message being handled is not the deadline of this.
+            self._asking = asyncio.get_running_loop().create_task(
+                self._ask_new(), name=f"{self.context.name} asks", context=contextvars.Context()
+            )
+            self._asking.add_done_callback(self._asked)
+        return self._asking
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking = None
+
+    async def _ask_new(self) -> None:
+        new = {index: ref for index, ref in self._up().items() if index not in self._described}
+        asks = [ref.options(deadline_s=DESCRIBE_S).ask(Worker.describe) for ref in new.values()]
+        for index, answer in zip(new, await asyncio.gather(*asks, return_exceptions=True), strict=True):
+            if isinstance(answer, ModelInfo):
+                self._described[index] = answer
+                self._known_models.add(answer.model)
+            else:
+                self.context.log.warning("%s.%d does not say what it serves: %s", self._name, index, answer)
