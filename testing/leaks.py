@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 
 from callboard.supervisor.guardian import VARIABLE
@@ -62,6 +63,7 @@ def look(*, token: str = "", directory: Path | None = None) -> Snapshot:
 
     ``token`` is an element of the mark in the environment variable ``CALLBOARD_TREE``.
     """
+    _start_reclaimer()
     return frozenset(
         (
             *_processes(token),
@@ -90,6 +92,14 @@ async def settled(
         if not left or time.monotonic() > deadline:
             return [_explained(item) for item in left]
         await asyncio.sleep(0.02)
+
+
+@lru_cache(maxsize=1)
+def _start_reclaimer() -> None:
+    """What starts with the first large message and stays as long as the process is nobody's leak."""
+    from callboard.transports.zmq_sockets import start_reclaimer
+
+    start_reclaimer()
 
 
 def _processes(token: str) -> Iterator[Item]:

@@ -275,7 +275,7 @@ class MemoryClient:
         near_end = MemoryLink(self.side, far.identity, address, server.faults)
         far_end = MemoryLink(far, self.side.identity, f"memory://{self.side.identity.node}", server.faults)
         near_end.far, far_end.far = far_end, near_end
-        self._pool.opened()
+        self._pool.opened(near_end)
         far.handler.link_up(far_end)
         return near_end
 

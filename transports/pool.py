@@ -49,8 +49,9 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool {len(self._links())} links, {len(self._idle_since_s)} idle>"
 
-    def opened(self) -> None:
-        """There is one link more."""
+    def opened(self, link: Link) -> None:
+        """There is one link more; it counts as idle from now on, until a look finds it in use."""
+        self._idle_since_s[link] = monotonic()
         over = len(self._links()) > self._settings.pool_size
         if over or self._timer is None:
             self._look_after(min(self._settings.idle_close_s / 4, LOOK_OVER_LIMIT_S if over else LOOK_S))

@@ -49,6 +49,9 @@ from .zmq_sockets import (
     tune_allocator,
 )
 
+NEVER_MS = 1_000_000_000
+"""With libzmq's own word for never, -1, it throws away what came in and was not read when the connection ends."""
+
 
 class Connection:
     """One DEALER socket: the handshake, then the link over it."""
@@ -66,7 +69,7 @@ class Connection:
             raise NoRoute(address, f"this process can open no more sockets: {error}") from None
         configure(dealer, client.settings)
         dealer.setsockopt(zmq.ROUTING_ID, b"c" + secrets.token_bytes(15))
-        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+        dealer.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
         dealer.setsockopt(zmq.IPV6, int("[" in endpoint))
         self._monitor = Monitor(dealer, self._event)
         self._watched = Watched(dealer, self._receive, self._writable)
@@ -248,7 +251,7 @@ class TcpClient:
         self._links[address] = link
         if before is not None:  # to the node that was there before, and has lost its address
             before.close()
-        self._pool.opened()
+        self._pool.opened(link)
         return link
 
     def closed(self, link: ZmqLink) -> None:

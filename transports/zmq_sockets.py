@@ -66,6 +66,11 @@ def release_context() -> None:
     last.term()
 
 
+def start_reclaimer() -> None:
+    """Start the thread in which pyzmq frees what it has sent without a copy: one per process, and for good."""
+    zmq.Frame(bytes(1), copy=False)
+
+
 def tune_allocator(shrink_bytes: int) -> None:
     """Let glibc keep freed receive buffers up to ``shrink_bytes`` instead of returning each to the system.
 

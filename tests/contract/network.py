@@ -1,0 +1,231 @@
+"""Nodes for the conformance suite: a real network each, and a record of everything that a plane reports.
+
+The record itself holds the rule that every test relies on: `link_up` or `connect` once, `link_down` once, and
+nothing after it. Breaches are collected, and the fixture fails the test for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import monotonic
+
+from callboard.transports.base import Identity, Link, PlaneStatistics
+from callboard.transports.errors import TransportError
+from callboard.transports.manager import NetworkManager
+from callboard.transports.settings import NetworkSettings
+
+PATIENCE_S = 30.0
+"""No condition needs so long; it is there so that a test that fails ends."""
+
+_numbers = itertools.count(1)
+
+
+async def until(condition: Callable[[], object], what: object = "", limit_s: float = PATIENCE_S) -> None:
+    """Return when the condition is true."""
+    deadline = monotonic() + limit_s
+    while not condition():
+        assert monotonic() < deadline, f"not within {limit_s} s: {what or condition}"
+        await asyncio.sleep(0.001)
+
+
+class Node:
+    """One node: a server, clients, and the handler of both."""
+
+    def __init__(
+        self, settings: NetworkSettings, *, name: str, namespace: str, node: str, listen: bool
+    ) -> None:
+        self.settings = settings
+        self.identity = Identity(
+            node=node,
+            name=name,
+            namespace=namespace,
+            pid=os.getpid(),
+            max_message_bytes=settings.max_message_bytes,
+        )
+        self.network = NetworkManager(settings, self.identity, self, listen=listen)
+        self.up: list[Link] = []
+        """Links that peers dialled, as they came."""
+        self.received: list[list[bytes]] = []
+        self.received_on: list[Link] = []
+        self.writable: list[Link] = []
+        self.down: list[tuple[Link, TransportError]] = []
+        self.on_up: Callable[[Link], None] = _nothing
+        self.on_received: Callable[[Link, Sequence[bytes | memoryview]], None] = _nothing
+        self.on_writable: Callable[[Link], None] = _nothing
+        self.on_down: Callable[[Link], None] = _nothing
+        self.is_idle: Callable[[Link], bool] = lambda _: True
+        self.keeps = True
+        """False: messages are given to `on_received` only."""
+        self.breaches: list[str] = []
+        self._gone: set[Link] = set()
+
+    @property
+    def address(self) -> str:
+        return self.network.address
+
+    @property
+    def counts(self) -> PlaneStatistics:
+        return self.network.statistics()["server"]
+
+    @property
+    def client_counts(self) -> PlaneStatistics:
+        (found,) = (counts for name, counts in self.network.statistics().items() if name != "server")
+        return found
+
+    async def dial(self, other: Node | str, *, node: str | None = None) -> Link:
+        return await self.network.connect(other if isinstance(other, str) else other.address, node=node)
+
+    def error_of(self, link: Link) -> TransportError:
+        (error,) = (error for gone, error in self.down if gone is link)
+        return error
+
+    # -- LinkHandler
+
+    def link_up(self, link: Link) -> None:
+        if link in self.up:
+            self.breaches.append(f"{self.identity.name}: a second link_up of {link}")
+        self.up.append(link)
+        self.on_up(link)
+
+    def link_received(self, link: Link, frames: Sequence[bytes | memoryview]) -> None:
+        if link in self._gone:
+            self.breaches.append(f"{self.identity.name}: a message after link_down of {link}")
+        if type(frames[0]) is not bytes:
+            self.breaches.append(f"{self.identity.name}: frames {list(map(type, frames))} on {link}")
+        if self.keeps:
+            self.received.append([bytes(frame) for frame in frames])
+            self.received_on.append(link)
+        self.on_received(link, frames)
+
+    def link_writable(self, link: Link) -> None:
+        if link in self._gone:
+            self.breaches.append(f"{self.identity.name}: link_writable after link_down of {link}")
+        self.writable.append(link)
+        self.on_writable(link)
+
+    def link_down(self, link: Link, error: TransportError) -> None:
+        if link in self._gone:
+            self.breaches.append(f"{self.identity.name}: a second link_down of {link}")
+        self._gone.add(link)
+        self.down.append((link, error))
+        self.on_down(link)
+
+    def link_idle(self, link: Link) -> bool:
+        return self.is_idle(link)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Nodes:
+    """Makes the nodes of one test on one plane, and ends them."""
+
+    def __init__(self, plane: str, directory: Path) -> None:
+        self.plane = plane
+        self.directory = directory
+        self.settings = NetworkSettings(request_plane=plane, ipc=False, ipc_directory=str(directory))
+        self.made: list[Node] = []
+        self.processes: list[PeerProcess] = []
+
+    async def make(
+        self,
+        name: str = "",
+        *,
+        namespace: str = "contract",
+        node: str = "",
+        listen: bool = True,
+        start: bool = True,
+        **settings: object,
+    ) -> Node:
+        number = next(_numbers)
+        made = Node(
+            replace(self.settings, **settings),
+            name=name or f"node-{number}",
+            namespace=namespace,
+            node=node or f"{name or 'node'}-{os.getpid()}-{number}",
+            listen=listen,
+        )
+        self.made.append(made)
+        if start:
+            await made.network.start()
+        return made
+
+    async def pair(self, **settings: object) -> tuple[Node, Node, Link, Link]:
+        """Return a server, a client, and the link between them as each of them sees it."""
+        server, client = await self.make("server", **settings), await self.make("client", **settings)
+        near = await client.dial(server)
+        await until(lambda: server.up, "link_up at the server")
+        return server, client, near, server.up[0]
+
+    async def process(self, **settings: object) -> PeerProcess:
+        """Start a node in a process of its own."""
+        process = PeerProcess(replace(self.settings, **settings))
+        self.processes.append(process)
+        await process.start()
+        return process
+
+    async def close(self) -> None:
+        for node in reversed(self.made):
+            await node.network.close()
+        for process in self.processes:
+            await process.close()
+
+
+class PeerProcess:
+    """A node in a process of its own (peer_process.py), which does what it is told, one line at a time."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        self._settings = settings
+        self.address = ""
+        self.node = ""
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("peer_process.py")),
+            json.dumps(asdict(self._settings)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        hello = await self._answer()
+        self.address, self.node = hello["address"], hello["node"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def call(self, command: str, **arguments: object) -> dict:
+        """Let it do something and return what it answers."""
+        self.post(command, **arguments)
+        return await self._answer()
+
+    def post(self, command: str, **arguments: object) -> None:
+        """Let it do something; the answer is not awaited."""
+        self._process.stdin.write(json.dumps([command, arguments]).encode() + b"\n")
+
+    async def _answer(self) -> dict:
+        async with asyncio.timeout(PATIENCE_S):
+            return json.loads(await self._process.stdout.readline())
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def close(self) -> None:
+        if self._process.returncode is None:
+            self.kill()
+        await self._process.communicate()
