@@ -4,7 +4,7 @@ MessagePack alone would turn a tuple into a list, a dataclass into a dict, an en
 word. So every value is first looked at: plain data (`is_plain`) goes to msgspec as it is, anything else is
 rewritten with MessagePack extension types that `Codec.decode` turns back, and what has no such form
 is an `EncodeError` that names its path. Classes travel by name and are only ever looked up among
-the modules that the receiver has already imported: decoding never imports and never runs a pickle.
+the modules that the receiver has already imported: decoding never imports what a peer names, and never runs a pickle.
 
 Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own.
 """
@@ -23,7 +23,7 @@ from .extension import Extensions, OutOfBand
 OUT_OF_BAND_BYTES = 64 * 1024
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_joined = "".join
+_KEYS = _SCALARS | {bytes}
 
 
 def is_plain(value: Any) -> bool:
@@ -34,12 +34,9 @@ def is_plain(value: Any) -> bool:
     """
     kind = type(value)
     if kind is dict:
-        try:
-            _joined(value)  # the cheapest test that every key is a str
-        except TypeError:
-            if not all(type(key) in _SCALARS or type(key) is bytes for key in value):
+        for key, inner in value.items():
+            if type(key) is not str and type(key) not in _KEYS:
                 return False
-        for inner in value.values():
             if type(inner) not in _SCALARS and not is_plain(inner):
                 return False
         return True
@@ -80,27 +77,23 @@ class Codec:
         try:
             if type(value) is str or is_plain(value):
                 return self.pack(value), None
-            return self._rewrite(value, what)
-        except OverflowError:  # an integer beyond 64 bits: only the walk finds it
-            return self._rewrite(value, what)
-        except UnicodeEncodeError as error:
-            raise EncodeError(what, f"it holds a str that is not valid Unicode: {error.reason}") from None
+        except (OverflowError, UnicodeEncodeError):  # only the walk finds the integer, or the text
+            pass
         except RecursionError:
             raise EncodeError(what, "it is nested too deeply, or contains itself") from None
+        return self._rewrite(value, what)
 
     def _rewrite(self, value: Any, what: str) -> tuple[bytes, list[Any] | None]:
         """The slow way: walk the whole value."""
         buffers = OutOfBand()
         try:
             return self.pack(self._extensions.rewrite(value, what, buffers)), buffers.frames or None
-        except UnicodeEncodeError as error:
-            raise EncodeError(what, f"it holds a str that is not valid Unicode: {error.reason}") from None
-        except RecursionError:
-            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
         except EncodeError:
             raise
-        except (TypeError, ValueError, OverflowError) as error:
-            raise EncodeError(what, str(error) or type(error).__name__) from None
+        except RecursionError:
+            raise EncodeError(what, "it is nested too deeply, or contains itself") from None
+        except Exception as error:  # of the value's own attributes, keys or texts
+            raise EncodeError(what, f"{type(error).__name__}: {error}") from error
 
     def decode(self, body: msgspec.Raw | bytes, buffers: Sequence[bytes | memoryview] = ()) -> Any:
         """Decode one body; ``buffers`` are the frames that came with it. Raises `DecodeError`."""

@@ -6,20 +6,19 @@ code  carries                                                     payload (Messa
 1     tuple                                                       array
 2, 3  set, frozenset                                              array
 4     int beyond 64 bits                                          two's complement, big-endian bytes
-5     dataclass, Struct, pydantic model, enum, named tuple        [kind, "module:qualname", fields]
+5     dataclass, Struct, pydantic model, enum, named tuple        [form, "module:qualname", fields, ...]
 6     bytes, bytearray, memoryview, numpy array or scalar         [kind, frame number or data, dtype, shape]
 7     actor reference                                             what the reference says of itself
-8     datetime, date, time, timedelta, Decimal, UUID, complex     [kind, text]
+8     datetime, date, time, timedelta, Decimal, UUID, complex     [kind, text], and [..., fold, zone]
 9     dict with keys that plain MessagePack would change          array of [key, value]
 ====  ==========================================================  =======================================
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
-import enum
+import math
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from .errors import DecodeError, EncodeError
+from .objects import Path, class_name, put_together, spell, take_apart
 
 TUPLE, SET, FROZENSET, BIGINT, OBJECT, BUFFER, REF, TEXT, PAIRS = range(1, 10)
 
@@ -69,28 +69,6 @@ class OutOfBand:
         return len(self.frames) - 1
 
 
-def class_name(cls: type, path: str) -> str:
-    """Return the name under which the peer can find ``cls``; raises `EncodeError` if it cannot."""
-    if "<locals>" in cls.__qualname__:
-        raise EncodeError(
-            path, f"its class {cls.__qualname__} is defined inside a function; move it to a module"
-        )
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def find_class(name: str) -> type:
-    """Return the class of this name among the modules already imported; raises `DecodeError`."""
-    module_name, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, type):
-        raise DecodeError(
-            f"a value of class {name} arrived, but {module_name} is not imported here or lacks it"
-        )
-    return found
-
-
 class Extensions:
     """Rewrites values for the wire and builds them again."""
 
@@ -108,93 +86,110 @@ class Extensions:
 
     # -- to the wire
 
-    def rewrite(self, value: Any, path: str, out: OutOfBand) -> Any:
+    def rewrite(self, value: Any, path: Path, out: OutOfBand) -> Any:
         """Return a form of ``value`` that msgspec carries without changing it."""
         kind = type(value)
-        if kind is str or kind is float or kind is bool or value is None:
+        if kind is str:
+            return value if value.isascii() else self._check_text(value, path)
+        if kind is float or kind is bool or value is None:
             return value
         if kind is int:
             if value in _INT64:
                 return value
             return Ext(BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
         if kind is list:
-            return [self.rewrite(v, f"{path}[{i}]", out) for i, v in enumerate(value)]
+            return [self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]
         if kind is dict:
             return self._rewrite_dict(value, path, out)
         if kind is tuple or kind is set or kind is frozenset:
             code = TUPLE if kind is tuple else SET if kind is set else FROZENSET
-            return Ext(code, _encode([self.rewrite(v, f"{path}[{i}]", out) for i, v in enumerate(value)]))
+            return Ext(code, _encode([self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]))
         if kind is bytes or kind is bytearray or kind is memoryview:
             return self._rewrite_bytes(value, kind.__name__, path, out)
         if kind in _TEXT_FORMS:
             name, text = _TEXT_FORMS[kind]
-            return Ext(TEXT, _encode([name, text(value)]))
+            zone = _zone(value, path) if kind is datetime.datetime or kind is datetime.time else None
+            if zone is not None:
+                value = value.replace(tzinfo=None)
+            return Ext(TEXT, _encode([name, text(value), *(zone or ())]))
         if self._ref_class is not None and isinstance(value, self._ref_class):
             assert self._ref_to_wire is not None
             return Ext(REF, _encode(self._ref_to_wire(value)))
         return self._rewrite_object(value, kind, path, out)
 
-    def _rewrite_dict(self, value: dict[Any, Any], path: str, out: OutOfBand) -> Any:
+    def _check_text(self, value: str, path: Path) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise EncodeError(spell(path), f"it is a str that is not valid Unicode: {error.reason}") from None
+        return value
+
+    def _rewrite_dict(self, value: dict[Any, Any], path: Path, out: OutOfBand) -> Any:
         if all(
             type(key) in (str, bool, float) or key is None or (type(key) is int and key in _INT64)
             for key in value
         ):
-            return {key: self.rewrite(v, f"{path}[{key!r}]", out) for key, v in value.items()}
+            return {
+                self.rewrite(k, (path, "key", k), out): self.rewrite(v, (path, "[]", k), out)
+                for k, v in value.items()
+            }
         pairs = [
-            [self.rewrite(k, f"key {k!r} of {path}", out), self.rewrite(v, f"{path}[{k!r}]", out)]
+            [self.rewrite(k, (path, "key", k), out), self.rewrite(v, (path, "[]", k), out)]
             for k, v in value.items()
         ]
         return Ext(PAIRS, _encode(pairs))
 
-    def _rewrite_bytes(self, value: Any, kind: str, path: str, out: OutOfBand) -> Any:
+    def _rewrite_bytes(self, value: Any, kind: str, path: Path, out: OutOfBand) -> Any:
         size = value.nbytes if isinstance(value, memoryview) else len(value)
-        if isinstance(value, memoryview) and not value.c_contiguous:
-            raise EncodeError(path, "the memoryview is not contiguous; send bytes(view)")
+        if isinstance(value, memoryview) and (value.format != "B" or value.ndim != 1 or not value.contiguous):
+            raise EncodeError(spell(path), "the memoryview is not one of contiguous bytes; send bytes(view)")
         if size < self._threshold:
             return bytes(value) if kind == "bytes" else Ext(BUFFER, _encode([kind, bytes(value)]))
         # A buffer that could still change is copied: it may wait here, and the caller may go on with it.
         return Ext(BUFFER, _encode([kind, out.add(bytes(value))]))
 
-    def _rewrite_object(self, value: Any, kind: type, path: str, out: OutOfBand) -> Any:
-        if isinstance(value, enum.Enum):
-            return Ext(OBJECT, _encode(["enum", class_name(kind, path), value.name]))
+    def _rewrite_object(self, value: Any, kind: type, path: Path, out: OutOfBand) -> Any:
         if kind.__module__.partition(".")[0] == "numpy":
             return self._rewrite_numpy(value, path, out)
-        if isinstance(value, msgspec.Struct):
-            fields = {name: getattr(value, name) for name in value.__struct_fields__}
-            return self._object("struct", kind, fields, path, out)
-        if dataclasses.is_dataclass(value):
-            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            return self._object("dataclass", kind, fields, path, out)
-        if hasattr(kind, "__pydantic_fields__"):
-            fields = dict(value.__dict__) | (value.__pydantic_extra__ or {})
-            return self._object("pydantic", kind, fields, path, out, sorted(value.__pydantic_fields_set__))
-        if isinstance(value, tuple) and hasattr(kind, "_fields"):
-            return self._object("namedtuple", kind, dict(zip(kind._fields, value, strict=True)), path, out)
-        raise EncodeError(
-            path,
-            f"a {kind.__module__}.{kind.__qualname__} does not travel; plain data, dataclasses, Structs, pydantic "
-            "models, enums, numpy arrays and actor references do",
-        )
-
-    def _object(
-        self, form: str, cls: type, fields: dict[str, Any], path: str, out: OutOfBand, *more: Any
-    ) -> msgspec.msgpack.Ext:
-        wire = {name: self.rewrite(v, f"{path}.{name}", out) for name, v in fields.items()}
-        return Ext(OBJECT, _encode([form, class_name(cls, path), wire, *more]))
-
-    def _rewrite_numpy(self, value: Any, path: str, out: OutOfBand) -> Any:
-        numpy = sys.modules["numpy"]
-        if not isinstance(value, numpy.ndarray | numpy.generic) or value.dtype.hasobject or value.dtype.names:
+        try:
+            parts = take_apart(value, path)
+        except (EncodeError, RecursionError):
+            raise
+        except Exception as error:  # of the code of its class
+            raise EncodeError(spell(path), f"{type(error).__name__}: {error}") from error
+        if parts is None:
             raise EncodeError(
-                path, f"a {type(value).__name__} of dtype {getattr(value, 'dtype', '?')} does not travel"
+                spell(path),
+                f"a {kind.__module__}.{kind.__qualname__} does not travel; plain data, dataclasses, Structs, pydantic "
+                "models, enums, numpy arrays and actor references do",
             )
-        scalar = isinstance(value, numpy.generic)
-        array = numpy.ascontiguousarray(value).reshape(value.shape)
-        dtype, shape = array.dtype.str, list(array.shape)
-        if array.nbytes < self._threshold:
-            return Ext(BUFFER, _encode(["scalar" if scalar else "ndarray", array.tobytes(), dtype, shape]))
-        return Ext(BUFFER, _encode(["ndarray", out.add(array.tobytes()), dtype, shape]))
+        try:
+            name = class_name(kind)
+        except LookupError as error:
+            raise EncodeError(spell(path), str(error.args[0])) from None
+        wire = [self._rewrite_part(part, path, out) for part in (parts.fields, *parts.further)]
+        return Ext(OBJECT, _encode([parts.form, name, *wire]))
+
+    def _rewrite_part(self, part: Any, path: Path, out: OutOfBand) -> Any:
+        if type(part) is not dict:
+            return self.rewrite(part, path, out)
+        return {name: self.rewrite(v, (path, ".", name), out) for name, v in part.items()}
+
+    def _rewrite_numpy(self, value: Any, path: Path, out: OutOfBand) -> Any:
+        numpy = sys.modules["numpy"]
+        kind, scalar = type(value), isinstance(value, numpy.generic)
+        array = numpy.asarray(value) if scalar or kind is numpy.ndarray else None
+        if array is None or not _is_flat(numpy, array.dtype):
+            raise EncodeError(
+                spell(path),
+                f"a {kind.__module__}.{kind.__qualname__} of dtype {getattr(value, 'dtype', '?')} does not travel; "
+                "a numpy.ndarray of numbers, times, strings or bytes does",
+            )
+        data: Any = array.tobytes()
+        if len(data) >= self._threshold:
+            data = out.add(data)
+        form = "scalar" if scalar else "ndarray"
+        return Ext(BUFFER, _encode([form, data, array.dtype.str, list(array.shape)]))
 
     # -- from the wire
 
@@ -202,30 +197,16 @@ class Extensions:
         """The hook that msgspec calls for each extension; raises `DecodeError`."""
         if code == BIGINT:
             return int.from_bytes(payload, "big", signed=True)
+        make = self._BUILD.get(code)
+        if make is None:
+            raise DecodeError(f"unknown extension type {code}; the peer is newer than this process")
         content = self.decode(bytes(payload))
         try:
-            return self._BUILD[code](self, content)
-        except DecodeError:
+            return make(self, content)
+        except (DecodeError, RecursionError):
             raise
-        except KeyError:
-            raise DecodeError(f"unknown extension type {code}; the peer is newer than this process") from None
         except Exception as error:
             raise DecodeError(f"malformed extension {code}: {type(error).__name__}: {error}") from None
-
-    def _build_object(self, content: list[Any]) -> Any:
-        form, name, fields, *more = content
-        cls: Any = find_class(name)
-        if form == "enum" and issubclass(cls, enum.Enum):
-            return cls[fields]
-        if form == "struct" and issubclass(cls, msgspec.Struct):
-            return cls(**fields)
-        if form == "dataclass" and dataclasses.is_dataclass(cls):
-            return _build_dataclass(cls, fields)
-        if form == "pydantic" and hasattr(cls, "model_construct"):
-            return cls.model_construct(_fields_set=set(more[0]), **fields)
-        if form == "namedtuple" and issubclass(cls, tuple) and hasattr(cls, "_fields"):
-            return cls(**fields)
-        raise DecodeError(f"{name} is not a {form} in this process")
 
     def _build_buffer(self, content: list[Any]) -> Any:
         kind, data, *array = content
@@ -239,9 +220,7 @@ class Extensions:
             return bytearray(data)
         if kind == "memoryview":
             return memoryview(data)
-        import numpy
-
-        result = numpy.frombuffer(data, dtype=array[0]).reshape(array[1])
+        result = _array(data, *array)
         return result[()] if kind == "scalar" else result
 
     def _build_ref(self, content: list[Any]) -> Any:
@@ -253,29 +232,55 @@ class Extensions:
         TUPLE: lambda self, content: tuple(content),
         SET: lambda self, content: set(content),
         FROZENSET: lambda self, content: frozenset(content),
-        OBJECT: _build_object,
+        OBJECT: lambda self, content: put_together(content),
         BUFFER: _build_buffer,
         REF: _build_ref,
-        TEXT: lambda self, content: _FROM_TEXT[content[0]](content[1]),
+        TEXT: lambda self, content: _from_text(*content),
         PAIRS: lambda self, content: {key: value for key, value in content},  # noqa: C416 (unhashable keys raise here)
     }
 
 
-def _build_dataclass(cls: Any, fields: dict[str, Any]) -> Any:
-    """Set the fields as copy does, without ``__init__``; a field that the sender did not know takes its default."""
-    result = object.__new__(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    for name in fields:
-        if name not in known:
-            raise DecodeError(f"{cls.__qualname__} has no field {name!r} in this process")
-    for name, spec in known.items():
-        if name in fields:
-            value = fields[name]
-        elif spec.default is not dataclasses.MISSING:
-            value = spec.default
-        elif spec.default_factory is not dataclasses.MISSING:
-            value = spec.default_factory()
-        else:
-            raise DecodeError(f"{cls.__qualname__} arrived without its field {name!r}")
-        object.__setattr__(result, name, value)
-    return result
+def _zone(value: Any, path: Path) -> tuple[Any, ...] | None:
+    """What the ISO text of a datetime or time does not tell: fold and zone; None if it tells everything."""
+    zone = value.tzinfo
+    if zone is None:
+        return (value.fold, None) if value.fold else None
+    if type(zone) is datetime.timezone:
+        offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]
+        if not name and not value.fold:
+            return None
+        return value.fold, [offset // datetime.timedelta(microseconds=1), *name]
+    key = getattr(zone, "key", None)
+    if type(zone).__module__.partition(".")[0] == "zoneinfo" and key is not None:
+        return value.fold, key
+    raise EncodeError(
+        spell(path),
+        f"its time zone {zone!r} does not travel; datetime.timezone and zoneinfo.ZoneInfo by name do",
+    )
+
+
+def _from_text(kind: str, text: str, fold: int = 0, zone: Any = None) -> Any:
+    value = _FROM_TEXT[kind](text)
+    if type(zone) is list:
+        zone = datetime.timezone(datetime.timedelta(microseconds=zone[0]), *zone[1:])
+    elif zone is not None:
+        import zoneinfo
+
+        zone = zoneinfo.ZoneInfo(zone)
+    return value if not fold and zone is None else value.replace(fold=fold, tzinfo=zone)
+
+
+def _is_flat(numpy: Any, dtype: Any) -> bool:
+    """True if the bytes of an array are all of it, and the text of its dtype says how to read them."""
+    return dtype.kind in "biufcmMSUV" and not dtype.hasobject and bool(numpy.dtype(dtype.str) == dtype)
+
+
+def _array(data: Any, dtype_text: str, shape: list[int]) -> Any:
+    import numpy
+
+    dtype = numpy.dtype(dtype_text)
+    if type(dtype_text) is not str or not _is_flat(numpy, dtype):
+        raise DecodeError(f"an array of dtype {dtype_text} does not travel")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise DecodeError(f"{len(data)} bytes are not an array of shape {shape} and dtype {dtype_text}")
+    return numpy.ndarray(shape, dtype, data)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .codec import is_plain
 from .errors import BY_CODE, ActorError, DecodeError, RemoteError
-from .extension import find_class
+from .objects import find_class
 from .policy import Executed
 
 NOTE = "--- remote traceback ---\n"

@@ -1,0 +1,166 @@
+"""What a stranger may send: a decoder raises nothing but `DecodeError`, imports nothing and builds only data."""
+
+import contextlib
+import sys
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callboard.actors.codec import OUT_OF_BAND_BYTES, Codec, decode_plain
+from callboard.actors.errors import DecodeError
+from callboard.actors.extension import BUFFER, OBJECT, TEXT, TUPLE, Ext
+
+from .values import Hostile, OwnTuple, values
+
+HERE = Hostile.__module__
+pack = msgspec.msgpack.encode
+
+
+def chunks(children):
+    """Bytes that look like this codec's own, but mean nothing."""
+    names = st.sampled_from(
+        [
+            f"{HERE}:{name}"
+            for name in ("Hostile", "OwnTuple", "Box", "Record", "Model", "Colour", "pytest", "Nope")
+        ]
+        + [
+            "os:system",
+            "subprocess:Popen",
+            "builtins:eval",
+            "collections:deque",
+            "callboard:System",
+            "nowhere:X",
+            ":",
+            "",
+            "typing:Any",
+        ]
+    )
+    forms = st.sampled_from(["enum", "flag", "struct", "dataclass", "pydantic", "namedtuple", "own", 5])
+    texts = st.sampled_from(["datetime", "date", "time", "timedelta", "decimal", "uuid", "complex", "?"])
+    kinds = st.sampled_from(["bytes", "bytearray", "memoryview", "ndarray", "scalar", "?"])
+    dtypes = st.sampled_from(["<f8", "O", "|O8", "T", "<U0", "i4,i4", "<M8[ns]", "V3", "x", 5])
+    shapes = st.lists(st.integers(-2, 2**40), max_size=3)
+    maps = st.dictionaries(
+        st.sampled_from(["content", "x", "a", "__class__", "__dict__", "args"]), children, max_size=3
+    )
+    return st.one_of(
+        children,
+        st.lists(children, max_size=3),
+        st.builds(
+            lambda *parts: Ext(OBJECT, pack(list(parts))), forms, names, maps | children, maps | children
+        ),
+        st.builds(
+            lambda *parts: Ext(TEXT, pack(list(parts))),
+            texts,
+            st.text() | st.just("1 2 3"),
+            st.integers(0, 1),
+            children,
+        ),
+        st.builds(
+            lambda *parts: Ext(BUFFER, pack(list(parts))),
+            kinds,
+            st.binary() | st.integers(-2, 2),
+            dtypes,
+            shapes,
+        ),
+        st.builds(lambda code, content: Ext(code, pack(content)), st.integers(-128, 127), children),
+        st.builds(Ext, st.integers(-128, 127), st.binary()),
+    )
+
+
+plausible = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    chunks,
+    max_leaves=8,
+)
+
+
+def read(body, buffers=()):
+    """Decode and say whether it is a value; anything but a `DecodeError` is a failure of the test."""
+    imported, built = set(sys.modules), (Hostile.built, OwnTuple.built)
+    with contextlib.suppress(DecodeError):
+        Codec().decode(body, buffers)
+    assert set(sys.modules) - imported - {"zoneinfo._tzpath"} == set()
+    assert (Hostile.built, OwnTuple.built) == built
+
+
+@given(st.binary(max_size=200), st.lists(st.binary(), max_size=2))
+def test_random_bytes_raise_nothing_but_a_decode_error(body, buffers):
+    read(body, buffers)
+    with contextlib.suppress(DecodeError):
+        decode_plain(body)
+
+
+@given(plausible, st.lists(st.binary(), max_size=2))
+def test_bytes_made_to_hurt_raise_nothing_but_a_decode_error_and_import_and_build_nothing(value, buffers):
+    read(pack(value), buffers)
+
+
+@given(values, st.data())
+def test_a_cut_or_changed_message_raises_nothing_but_a_decode_error(value, data):
+    body, buffers = Codec().encode(value, "value")
+    broken = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 3))):
+        broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
+    read(bytes(broken), buffers or ())
+    read(body[: data.draw(st.integers(0, len(body)))], buffers or ())
+
+
+def test_a_name_is_looked_up_without_running_the_code_of_its_module():
+    """``callboard`` loads its names on first use: looking one up as attributes are would import it."""
+    import callboard
+
+    assert "System" not in vars(callboard) or sys.modules.get("callboard.supervisor.system")
+    module = type(sys)("lazy_module")
+    module.__getattr__ = lambda name: pytest.fail("it was asked")
+    sys.modules["lazy_module"] = module
+    try:
+        with pytest.raises(DecodeError, match="not imported here or lacks it"):
+            Codec().decode(pack(Ext(OBJECT, pack(["struct", "lazy_module:X", {}]))))
+    finally:
+        del sys.modules["lazy_module"]
+
+
+@pytest.mark.parametrize("form", ["enum", "flag", "struct", "dataclass", "pydantic", "namedtuple"])
+@pytest.mark.parametrize("name", ["subprocess:Popen", "builtins:ValueError", f"{HERE}:Hostile", "typing:Any"])
+def test_only_data_classes_of_the_form_named_are_built(form, name):
+    with pytest.raises(DecodeError, match=f"is not a {form} in this process|not imported here or lacks it"):
+        Codec().decode(pack(Ext(OBJECT, pack([form, name, {}]))))
+
+
+def test_a_named_tuple_is_built_without_its_constructor():
+    before = OwnTuple.built
+    assert Codec().decode(pack(Ext(OBJECT, pack(["namedtuple", f"{HERE}:OwnTuple", {"a": 1}])))) == (1,)
+    assert OwnTuple.built == before
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01", b"\xc6\xff\xff\xff\xff"],
+)
+def test_a_length_that_is_not_there_takes_no_memory(header):
+    with pytest.raises(DecodeError):
+        Codec().decode(header)
+
+
+def test_nesting_without_end_is_a_decode_error():
+    with pytest.raises(DecodeError):
+        Codec().decode(b"\x91" * 1_000_000 + b"\x01")
+    body = pack(1)
+    for _ in range(2000):
+        body = pack(Ext(TUPLE, b"\x91" + body))
+    with pytest.raises(DecodeError):
+        Codec().decode(body)
+
+
+def test_an_unknown_extension_says_that_the_peer_is_newer():
+    with pytest.raises(DecodeError, match="unknown extension type 99; the peer is newer"):
+        Codec().decode(pack(Ext(99, b"\xc0")))
+
+
+def test_a_frame_that_is_missing_is_a_decode_error():
+    body, _ = Codec().encode(b"x" * OUT_OF_BAND_BYTES, "value")
+    with pytest.raises(DecodeError, match="frame 0 is missing"):
+        Codec().decode(body)
