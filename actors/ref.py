@@ -18,6 +18,7 @@ from .errors import ActorError, ActorStopped, ActorUnavailable, CallCycle, Deadl
 from .mailbox import Letter
 from .pending import INFINITE
 from .policy import Executed, OnDown
+from .retry import Attempts
 from .stream import Opening, Reader, Stream
 from .target import Route, Target
 
@@ -124,8 +125,8 @@ class Ref(Generic[A_co]):
         except ActorError as error:
             if not self._may_retry(error, method):
                 raise
-            failed = error
-        return await self._ask_again(method, name, args, kwargs, deadline, extra, failed)
+            attempts = self._attempts(route, error)
+        return await self._ask_again(method, name, args, kwargs, deadline, extra, attempts)
 
     @overload
     def tell(
@@ -262,7 +263,13 @@ class Ref(Generic[A_co]):
     def _tries(self, *, idempotent: bool) -> int:
         if self._retries is not None:
             return self._retries
-        return DEFAULT_RETRIES if idempotent or self._target.is_component else 0
+        waits = self._on_down is OnDown.WAIT
+        return DEFAULT_RETRIES if idempotent or waits or self._target.is_component else 0
+
+    def _attempts(self, route: Route, error: ActorError) -> Attempts:
+        attempts = Attempts(self._tries(idempotent=True), patient=self._on_down is OnDown.WAIT)
+        attempts.failed(route.location, error)
+        return attempts
 
     async def _ask_again(
         self,
@@ -272,32 +279,23 @@ class Ref(Generic[A_co]):
         kwargs: dict[str, Any],
         deadline: float,
         extra: Any,
-        error: ActorError,
+        attempts: Attempts,
     ) -> Any:
-        failed: set[str] = set()
-        for _ in range(self._tries(idempotent=True)):
-            failed.add(error.actor)
+        while True:
+            route = await attempts.way(self._target, deadline - monotonic())
             budget = deadline - monotonic()
-            if budget <= 0:
-                break
-            try:
-                route = self._target.pick(failed)
-            except ActorUnavailable:
-                if self._on_down is not OnDown.WAIT and error.retry_is_safe:
-                    raise error from None
-                route = await self._when_up(budget)
-                budget = deadline - monotonic()
+            if budget <= 0 and attempts.error is not None:
+                raise attempts.error
             call_id, future = route.ask(name, args, kwargs, _on_wire(budget), deadline, extra)
             try:
                 return await future
             except asyncio.CancelledError:
                 _leave(route, call_id, future)
                 raise
-            except ActorError as again:
-                error = again
+            except ActorError as error:
                 if not self._may_retry(error, method):
                     raise
-        raise error
+                attempts.failed(route.location, error)
 
     async def _when_up(self, budget: float) -> Route:
         try:
@@ -339,8 +337,9 @@ class _RefOpening(Opening):
         self._ref = ref
         self._method = method
         self._args, self._kwargs = args, kwargs
-        self._failed: set[str] = set()
-        self._tries = 0
+        self._deadline = 0.0
+        self._route: Route | None = None
+        self._attempts: Attempts | None = None
         self._call_id = 0
 
     async def open(self) -> Reader:
@@ -352,26 +351,38 @@ class _RefOpening(Opening):
         letter = CURRENT.get()
         if letter is not None and letter.task is not None:
             budget, extra = ref._nested(letter, name, budget, start)
-        try:
-            route = ref._target.pick(self._failed)
-            if route.crowded:
-                route = await ref._with_room(budget)
-        except ActorUnavailable:
-            if ref._on_down is not OnDown.WAIT:
-                raise
-            route = await ref._when_up(budget)
+        if self._attempts is None:
+            self._deadline = start + budget
+            route = await self._first(budget)
+        else:
+            route = await self._attempts.way(ref._target, self._deadline - start)
+        budget = self._deadline - monotonic()
+        self._route = route
         reader = Reader()
         call_id = self._call_id = route.open(reader, name, self._args, self._kwargs, _on_wire(budget), extra)
         if budget != INFINITE:
             reader.expire_after(budget, lambda: route.cancel(call_id))
         return reader
 
+    async def _first(self, budget: float) -> Route:
+        ref = self._ref
+        try:
+            route = ref._target.pick()
+            return await ref._with_room(budget) if route.crowded else route
+        except ActorUnavailable:
+            if ref._on_down is not OnDown.WAIT:
+                raise
+            return await ref._when_up(budget)
+
     def may_retry(self, error: Exception) -> bool:
         if not isinstance(error, ActorError) or not self._ref._may_retry(error, self._method):
             return False
-        self._failed.add(error.actor)
-        self._tries += 1
-        return self._tries <= self._ref._tries(idempotent=True)
+        assert self._route is not None
+        if self._attempts is None:
+            self._attempts = self._ref._attempts(self._route, error)
+        else:
+            self._attempts.failed(self._route.location, error)
+        return True
 
     def cancel(self, reader: Reader) -> None:
         reader.route.cancel(self._call_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Protocol
 
 from .directory import Directory, Location
@@ -48,13 +48,11 @@ class Target:
         exact = directory.get(self.name)
         return [exact] if exact is not None else list(directory.instances(self.name))
 
-    def pick(self, exclude: Collection[str] = ()) -> Route:
+    def pick(self) -> Route:
         """Return the way to take; raises `ActorUnavailable` or `ActorNotFound`."""
         if self._epoch != self._host.epoch:
             self._rebuild()
         routes = self._routes
-        if exclude:
-            routes = [route for route in routes if route.location.name not in exclude] or routes
         count = len(routes)
         if count == 1:
             return routes[0]
@@ -62,6 +60,21 @@ class Target:
             raise self.missing()
         turn = self._turn = (self._turn + 1) % count
         return routes[turn]
+
+    def pick_beside(self, failed: Sequence[Location]) -> Route | None:
+        """Return a way that has not failed, else one that has failed once, else None."""
+        if self._epoch != self._host.epoch:
+            self._rebuild()
+        for times in (0, 1):
+            routes = [
+                route
+                for route in self._routes
+                if sum(route.location is location for location in failed) == times
+            ]
+            if routes:
+                turn = self._turn = self._turn + 1
+                return routes[turn % len(routes)]
+        return None
 
     def _rebuild(self) -> None:
         self._routes = [self._host.route(location) for location in self.locations()]
@@ -75,10 +88,10 @@ class Target:
             return ActorNotFound.named(self.name, directory.names())
         return ActorUnavailable(reason, actor=self.name, executed=Executed.NEVER)
 
-    async def up(self) -> None:
-        """Return when the name leads somewhere; `ActorNotFound` if it was never known."""
-        while not self.locations():
-            error = self.missing()
+    async def up(self, beside: Sequence[Location] = ()) -> None:
+        """Return when the name leads somewhere else than ``beside``; `ActorNotFound` if it was never known."""
+        while all(any(one is other for other in beside) for one in self.locations()):
+            error = None if self.locations() else self.missing()
             if isinstance(error, ActorNotFound):
                 raise error
             changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -26,6 +26,7 @@ from callboard.actors.actor import Actor
 from callboard.actors.errors import StartFailed
 from callboard.actors.node import Node
 from callboard.actors.policy import MailboxPolicy, Overflow, StopReason
+from callboard.transports.errors import CallboardError
 from callboard.transports.settings import NetworkSettings
 
 from . import control, payload
@@ -127,7 +128,8 @@ class Child:
         try:
             await self._node.start()
         except Exception as error:  # whatever keeps the node from starting, the supervisor must hear of it
-            self._say(control.ProcessFailed(describe(error), _trace(error)))
+            trace = "" if isinstance(error, CallboardError) else _trace(error)  # those say all themselves
+            self._say(control.ProcessFailed(describe(error), trace))
             await self._channel.close()
             return 1
         self._say(control.Hello(os.getpid(), self._node.id, self._node.address))
@@ -186,7 +188,8 @@ class Child:
         except asyncio.CancelledError:
             raise
         except StartFailed as error:
-            self._say(control.ActorStartFailed(name, incarnation, error.why, error.remote_traceback))
+            why = describe(error.__cause__) if error.__cause__ is not None else error.why
+            self._say(control.ActorStartFailed(name, incarnation, why, error.remote_traceback))
         except BaseException as error:  # a user's module may even call sys.exit() while it is imported
             self._say(control.ActorStartFailed(name, incarnation, describe(error), _trace(error)))
         else:

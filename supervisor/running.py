@@ -190,7 +190,8 @@ class RunningProcess:
 
     def _lost(self, error: Exception | None) -> None:
         _settle(self._silent, None)
-        if not self.is_gone and error is not None:
+        # A reset is how a killed process hangs up: its end will be seen by itself.
+        if not self.is_gone and error is not None and not isinstance(error, ConnectionError):
             self.last_words = f"its control channel broke: {error}"
             self.kill()
 

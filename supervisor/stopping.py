@@ -44,6 +44,10 @@ async def stop(supervisor: Supervisor, grace_s: float) -> None:
             await _gone(supervisor.running, TERMINATE_S)
     kill(supervisor)
     await _gone(supervisor.running, KILL_S)
+    for slot in supervisor.slots.values():
+        for actor in slot.actors.values():
+            if actor.state is not State.FAILED:
+                actor.state = State.STOPPED
     await supervisor.close()
 
 
@@ -72,9 +76,6 @@ async def _stop_actors(supervisor: Supervisor, deadline: float) -> None:
                     stops.append(slot.running.stop_actor(message, left + LEAST_S))
                     actor.state = State.STOPPING
         await asyncio.gather(*stops)
-    for slot in supervisor.slots.values():
-        for actor in slot.actors.values():
-            actor.state = State.STOPPED
 
 
 async def _gone(processes: list[RunningProcess], limit_s: float) -> bool:

@@ -234,7 +234,7 @@ class Supervisor:
         self.announcements = [a for a in self.announcements if a.actor not in slot.actors]
         for actor in slot.actors.values():
             actor.location = None
-            if actor.state is not State.STOPPED:
+            if actor.state is not State.STOPPED and not self.stopping:
                 actor.state, actor.last_error = State.RESTARTING, reason
 
     async def _clean_up(self, running: RunningProcess) -> None:

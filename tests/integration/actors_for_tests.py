@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from callboard.actors.actor import Actor
+from callboard.actors.actor import Actor, idempotent
 from callboard.actors.policy import StopReason
 from callboard.actors.ref import Ref
 
@@ -53,6 +53,17 @@ class Echo(Actor):
     async def block(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251
 
+    async def block_until(self, path: str) -> None:
+        while not Path(path).exists():
+            time.sleep(0.01)  # noqa: ASYNC251
+
+    async def hold_on(self) -> None:
+        while True:
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                continue
+
     async def fail(self, text: str) -> None:
         raise ValueError(text)
 
@@ -72,6 +83,54 @@ class Echo(Actor):
     async def ignore_sigterm(self) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class Gate(Actor):
+    """Holds asks and streams until it is opened, so that a test knows what is in flight."""
+
+    concurrency = 100
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.holding = 0
+
+    async def hold(self) -> int:
+        self.holding += 1
+        await self.opened.wait()
+        return self.context.index
+
+    @idempotent
+    async def hold_again(self) -> int:
+        return await self.hold()
+
+    async def hold_stream(self) -> AsyncIterator[int]:
+        yield self.context.index
+        yield await self.hold()
+
+    async def held(self) -> int:
+        return self.holding
+
+    async def open(self) -> None:
+        self.opened.set()
+
+    async def incarnation(self) -> int:
+        return self.context.incarnation
+
+
+class Slow(Actor):
+    """Is ready when a file is there; ``{index}`` in its name is filled in."""
+
+    def __init__(self, ready: str, blocking: bool = False) -> None:
+        self.ready = Path(ready.replace("{index}", str(self.context.index)))
+        while blocking and not self.ready.exists():
+            time.sleep(0.01)
+
+    async def on_start(self) -> None:
+        while not self.ready.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def ping(self) -> int:
+        return self.context.incarnation
 
 
 class Recorder(Actor):

@@ -1,0 +1,21 @@
+"""Waiting for a condition, with a limit that only a broken program reaches."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+
+LIMIT_S = 30.0
+
+
+async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Return when ``condition()`` (or what it awaits) is true; raises `TimeoutError` at the limit."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            answer = condition()
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if answer:
+                return
+            await asyncio.sleep(0.005)
