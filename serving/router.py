@@ -9,9 +9,10 @@ from contextlib import suppress
 
 from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.directory import split_name
-from callboard.actors.errors import ActorError, ActorStopped, ActorUnavailable, MailboxFull
+from callboard.actors.errors import ActorError, ActorStopped, ActorUnavailable, MailboxFull, Overloaded
 from callboard.actors.policy import StopReason
 from callboard.actors.ref import Ref
+from callboard.transports.errors import ConfigError
 
 from .errors import NoWorkers, UnknownModel
 from .protocol import GenerateRequest, ModelInfo, Piece
@@ -28,14 +29,19 @@ RETRIED = (ActorUnavailable, ActorStopped, MailboxFull)
 class Router(Actor):
     """Streams each request from one of the workers that serve its model.
 
-    ``mode`` is ``round-robin`` or ``least-loaded`` (by the requests outstanding at this router). Raises
-    `ConfigError` for any other.
+    ``mode`` is ``round-robin`` or ``least-loaded`` (by the requests outstanding at this router). A worker
+    with ``max_outstanding`` requests gets no further one. Raises `ConfigError`.
     """
 
     concurrency = 4096
 
-    def __init__(self, workers: Ref[Worker], mode: str = "round-robin") -> None:
+    def __init__(
+        self, workers: Ref[Worker], mode: str = "round-robin", *, max_outstanding: int = Worker.concurrency
+    ) -> None:
+        if max_outstanding < 1:
+            raise ConfigError(f"max_outstanding is {max_outstanding}; it must be at least 1")
         self._balance = Balance(make_policy(mode))
+        self._max_outstanding = max_outstanding
         self._name = workers.name
         # Retries are made here: a reference to one instance would only try the same one again.
         self._workers = workers.options(retries=0)
@@ -59,7 +65,7 @@ class Router(Actor):
         """Yield the text of each token, then one `Finish`.
 
         A worker that fails before its first piece is replaced by another one. Raises `UnknownModel`,
-        `NoWorkers`, `MailboxFull` if every worker is full, and what the worker raises.
+        `NoWorkers`, `Overloaded` or `MailboxFull` if every worker is full, and what the worker raises.
         """
         failed: dict[int, ActorError] = {}
         while True:
@@ -115,7 +121,7 @@ class Router(Actor):
                 await asyncio.shield(asking)
                 found = self._serving(model, up, failed)
         if found:
-            return found
+            return self._free(found)
         if failed:
             last = next(reversed(failed.values()))
             if isinstance(last, MailboxFull):
@@ -132,6 +138,16 @@ class Router(Actor):
             for index in up
             if index in described and described[index].model == model and index not in failed
         ]
+
+    def _free(self, found: list[int]) -> list[int]:
+        limit, outstanding = self._max_outstanding, self._balance.outstanding
+        free = [index for index in found if outstanding.get(index, 0) < limit]
+        if not free:
+            raise Overloaded(
+                f"each of {len(found)} workers has {limit} requests outstanding (max_outstanding)",
+                actor=self.context.name,
+            )
+        return free
 
     async def _describe(self) -> None:
         if self._up().keys() - self._described.keys():

@@ -1,0 +1,74 @@
+"""An engine whose answers end when the test says so, and workers in processes of their own around it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Load, ModelInfo, Piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedSettings:
+    gate: str
+    """Nothing passes until this file exists."""
+    model: str = "gated"
+
+
+class GatedEngine:
+    """Streams "<pid>", then as many "." as ``max_tokens`` says; before one of them it waits for the gate.
+
+    The prompt says where: "open" behind the pid, "silent" before it, "through" nowhere, "fail" raises instead.
+    """
+
+    Settings = GatedSettings
+
+    def __init__(self, settings: GatedSettings) -> None:
+        self.settings = settings
+        self.running = self.finished = self.cancelled = 0
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def describe(self) -> ModelInfo:
+        return ModelInfo(model=self.settings.model, engine="gated", context_tokens=1000)
+
+    def load(self) -> Load:
+        return Load(
+            running=self.running, finished=self.finished, cancelled=self.cancelled, failed=0, tokens=0
+        )
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        prompt = request.prompt or request.messages[-1].content
+        if prompt == "fail":
+            raise RuntimeError("the engine broke")
+        count = request.max_tokens or 3
+        self.running += 1
+        ended = False
+        try:
+            if prompt == "silent":
+                await self.passed()
+            yield str(os.getpid())
+            if prompt == "open":
+                await self.passed()
+            for _ in range(count):
+                yield "."
+            ended = True
+        finally:
+            self.running -= 1
+            if ended:
+                self.finished += 1
+            else:
+                self.cancelled += 1
+        yield Finish(reason=FinishReason.STOP, prompt_tokens=1, completion_tokens=count + 1)
+
+    async def passed(self) -> None:
+        gate = Path(self.settings.gate)
+        while not gate.exists():  # noqa: ASYNC110 (it is opened by another process)
+            await asyncio.sleep(0.01)
