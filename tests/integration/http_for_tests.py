@@ -68,6 +68,18 @@ async def http(url: str, method: str, path: str, body: object = b"", headers: st
     return parsed(data)
 
 
+async def is_closed(url: str) -> bool:
+    """True if nobody listens there any more; while a listener closes, a connection may also be reset."""
+    try:
+        _, writer = await send(url, b"")
+    except ConnectionRefusedError:
+        return True
+    except ConnectionError:
+        return False
+    writer.close()
+    return False
+
+
 def parsed(data: bytes) -> Response:
     """Take an answer apart; chunks are joined, and an answer that breaks off is an error."""
     head, _, body = data.partition(b"\r\n\r\n")

@@ -1,0 +1,263 @@
+"""What clients of the serving application see when processes die, stop, or cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from callboard.serving import Router
+from callboard.supervisor.errors import StartupFailed
+from callboard.supervisor.system import System
+from callboard.testing.cluster import Cluster
+
+from .http_for_tests import http, is_closed, parsed, request, send, url_of
+from .test_serving import HELLO, client_of, config, ends, gated, load_of
+from .waiting import until
+
+STREAMS = 32
+"""Of each kind, when a worker is killed: with a token, and without one."""
+
+
+async def test_killing_a_worker_touches_only_what_had_begun_there(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    system = await cluster.up(config(router='mode = "least-loaded"', engine=gated(gate)))
+    victim = str(system.status().process("worker.0").pid)
+    async with client_of(system) as client:
+        ask: dict[str, Any] = {"model": "gated", "stream": True}
+        begun = [await client.completions.create(**ask, prompt="open") for _ in range(STREAMS)]
+        homes = [(await anext(stream)).choices[0].text for stream in begun]
+        assert homes.count(victim) == STREAMS // 2
+        silent = [
+            asyncio.create_task(text_of(client.completions.create(**ask, prompt="silent")))
+            for _ in range(STREAMS)
+        ]
+        await until(lambda: outstanding(system, 2 * STREAMS))
+
+        await system.kill("worker.0")
+        # Those that had begun there fail by themselves, with the gate still closed: nobody waits for anything.
+        for stream, home in zip(begun, homes, strict=True):
+            if home == victim:
+                with pytest.raises(openai.APIError, match=r"the answer was cut off: worker\.0: ") as caught:
+                    await ends(stream)
+                assert caught.value.code == "worker_lost"
+        gate.touch()
+        for stream, home in zip(begun, homes, strict=True):
+            if home != victim:
+                assert await ends(stream)
+        texts = await asyncio.gather(*silent)
+        assert victim not in {text.rstrip(".") for text in texts}
+        assert all(text.endswith("." * 16) for text in texts)
+
+        await system.wait_ready(20)
+        await until(lambda: serves_again(system, client))
+    assert (await load_of(system, "worker.0")).finished >= 1
+
+
+async def text_of(opening: Any) -> str:
+    return "".join([chunk.choices[0].text async for chunk in await opening])
+
+
+async def outstanding(system: System, count: int) -> bool:
+    return sum((await system.ref("router", Router).ask(Router.load)).values()) == count
+
+
+async def serves_again(system: System, client: openai.AsyncOpenAI) -> bool:
+    await client.completions.create(model="gated", prompt="through")
+    return (await load_of(system, "worker.0")).finished > 0
+
+
+async def test_an_answer_in_one_piece_says_that_it_was_cut_off(cluster: Cluster, tmp_path: Path) -> None:
+    system = await cluster.up(config(workers=1, engine=gated(tmp_path / "gate")))
+    async with client_of(system) as client:
+        asking = asyncio.create_task(client.completions.create(model="gated", prompt="open"))
+        await until(lambda: outstanding(system, 1))
+        await until(lambda: running(system))
+        await system.kill("worker.0")
+        with pytest.raises(openai.InternalServerError) as caught:
+            await asking
+    assert caught.value.status_code == 503
+    assert caught.value.response.headers["retry-after"] == "1"
+
+
+async def running(system: System) -> bool:
+    return (await load_of(system, "worker.0")).running > 0
+
+
+async def test_without_workers_requests_are_refused_with_the_reason(cluster: Cluster) -> None:
+    system = await cluster.up(config(workers=1, restart='restart = { policy = "temporary" }'))
+    url = url_of(system)
+    async with client_of(system) as client:
+        await client.completions.create(model="simulated", prompt="x")
+        await system.kill("worker.0")
+        await until(lambda: has_status(url, "/health", 503))
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError, match="no instance of worker") as caught:
+                await client.completions.create(model="simulated", prompt="x", stream=stream)
+            assert (caught.value.status_code, caught.value.code) == (503, "no_workers")
+            assert caught.value.response.headers["retry-after"] == "1"
+        with pytest.raises(openai.NotFoundError):
+            await client.completions.create(model="another", prompt="x")
+    seen = await http(url, "GET", "/health")
+    assert (seen.status, seen.headers["retry-after"]) == (503, "1")
+    assert seen.json() == {"status": "unavailable", "reason": "no worker is up"}
+    assert (await http(url, "GET", "/live")).status == 200
+
+
+async def has_status(url: str, path: str, status: int) -> bool:
+    return (await http(url, "GET", path)).status == status
+
+
+async def test_without_a_router_requests_are_refused_until_it_is_back(cluster: Cluster) -> None:
+    system = await cluster.up(config())
+    url = url_of(system)
+    body = {"model": "simulated", "prompt": "x"}
+    assert (await http(url, "POST", "/v1/completions", body)).status == 200
+    await system.pause("router.0")  # so that it is not back before we have looked
+    reader, writer = await send(url, request("POST", "/v1/completions", body))
+    await system.kill("router.0")
+    seen = parsed(await reader.read())
+    writer.close()
+    assert (seen.status, seen.headers["retry-after"]) == (503, "1")
+    assert seen.error["code"] == "unavailable"
+    await system.wait_ready(20)
+    await until(lambda: has_status(url, "/health", 200))
+    assert (await http(url, "POST", "/v1/completions", body)).status == 200
+
+
+async def test_what_an_engine_raises_is_an_error_of_this_request_alone(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    system = await cluster.up(config(workers=1, engine=gated(tmp_path / "gate")))
+    async with client_of(system) as client:
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError, match="the engine broke") as caught:
+                await client.completions.create(model="gated", prompt="fail", stream=stream)
+            assert (caught.value.status_code, caught.value.code) == (500, "internal_error")
+            assert "Traceback" not in caught.value.response.text
+        assert (await client.completions.create(model="gated", prompt="through")).choices
+    assert "the engine broke" in system.logs("frontend.0")
+
+
+async def test_a_killed_frontend_is_back_on_its_port(cluster: Cluster) -> None:
+    with free_port() as port:
+        pass
+    text = config().replace("port = 8000", f"port = {port}")
+    system = await cluster.up(text, fixed_ports=True)
+    assert url_of(system) == f"http://127.0.0.1:{port}"
+    async with client_of(system) as client:
+        stream = await client.completions.create(model="simulated", prompt="x", stream=True)
+        assert await stream_text(stream)
+        await system.kill("frontend.0")
+        await system.wait_ready(20)
+        stream = await client.completions.create(model="simulated", prompt="x", stream=True)
+        assert await stream_text(stream)
+
+
+async def stream_text(stream: Any) -> str:
+    return "".join([chunk.choices[0].text async for chunk in stream])
+
+
+@contextmanager
+def free_port(*, taken: bool = False) -> Iterator[int]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        if taken:
+            sock.listen()
+        yield sock.getsockname()[1]
+
+
+async def test_a_port_that_is_taken_is_an_error_at_the_start_with_the_ways_out(cluster: Cluster) -> None:
+    with free_port(taken=True) as port:
+        text = config().replace("port = 8000", f"port = {port}")
+        with pytest.raises(StartupFailed) as caught:
+            await cluster.up(text, fixed_ports=True)
+    assert caught.value.place == "frontend.0"
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in caught.value.why
+    assert "port = 0 for a free one" in caught.value.why
+
+
+async def test_a_host_that_is_not_loopback_is_refused_with_the_reason(cluster: Cluster) -> None:
+    with pytest.raises(StartupFailed, match=r"not loopback.* there are no keys.* set insecure = true"):
+        await cluster.up(config(frontend='host = "0.0.0.0", max_requests = 0'))
+
+
+async def test_a_mode_that_does_not_exist_is_refused_with_a_suggestion(cluster: Cluster) -> None:
+    with pytest.raises(StartupFailed, match='did you mean "round-robin"'):
+        await cluster.up(config(router='mode = "round_robin"'))
+
+
+# -- the stop
+
+
+async def test_a_stop_lets_running_answers_finish_and_takes_no_new_ones(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    system = await cluster.up(config(engine=gated(gate)))
+    url = url_of(system)
+    idle, idle_writer = await send(url, b"")
+    async with client_of(system) as client:
+        ask: dict[str, Any] = {"model": "gated", "prompt": "open"}
+        stream = await client.completions.create(**ask, stream=True)
+        await anext(stream)
+        whole = asyncio.create_task(client.completions.create(**ask))
+        await until(lambda: outstanding(system, 2))
+        stopping = asyncio.create_task(system.stop(30))
+        assert await idle.read() == b""  # a connection without a request is closed at once
+        idle_writer.close()
+        await until(lambda: is_closed(url))
+        assert not stopping.done()
+        gate.touch()
+        assert await ends(stream)
+        assert (await whole).choices[0].finish_reason == "stop"
+        await stopping
+
+
+async def test_what_is_not_done_when_the_grace_is_over_is_cut_off_with_an_error(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    system = await cluster.up(config(engine=gated(tmp_path / "gate")))
+    async with client_of(system) as client:
+        ask: dict[str, Any] = {"model": "gated", "prompt": "open"}
+        stream = await client.completions.create(**ask, stream=True)
+        await anext(stream)
+        whole = asyncio.create_task(client.completions.create(**ask))
+        await until(lambda: outstanding(system, 2))
+        with Path(system.status().process("frontend.0").log).open() as log:  # the stop removes its name
+            await system.stop(1.5)
+            written = log.read()
+        with pytest.raises(openai.APIError, match="the frontend is stopping"):
+            await ends(stream)
+        with pytest.raises(openai.InternalServerError, match="the frontend is stopping"):
+            await whole
+    assert "2 answers were cut off: the grace was over" in written
+    assert "Traceback" not in written
+
+
+async def test_the_announcement_of_a_frontend_is_a_line_that_can_be_run(cluster: Cluster) -> None:
+    system = await cluster.up(config(engine='{ kind = "simulated", model = "it\'s" }'))
+    (announced,) = system.announcements
+    assert announced.actor == "frontend.0"
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+   try: curl -N http://\S+ -d '.*'", announced.text)
+    async with client_of(system) as client:
+        answer = await client.chat.completions.create(model="it's", messages=HELLO)
+    assert answer.choices[0].finish_reason == "stop"
+
+
+async def test_a_worker_that_is_frozen_does_not_keep_a_new_router_from_serving(cluster: Cluster) -> None:
+    system = await cluster.up(config())
+    await system.pause("worker.1")
+    await system.kill("router.0")
+    await system.wait_ready(20)
+    async with client_of(system) as client:
+        assert [model.id async for model in client.models.list()] == ["simulated"]
+        answers = [await client.completions.create(model="simulated", prompt="x") for _ in range(4)]
+    assert all(answer.choices[0].text for answer in answers)
