@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from enum import Enum
@@ -92,7 +93,7 @@ class Method:
     def _fit(self, name: str, value: Any, annotation: Any) -> Any:
         try:
             return fit(value, annotation)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # of a validator, too
             raise BadArguments(
                 f"{self.name}{self._shape()} takes {_spell(annotation)} as {name!r}, got {_shorten(value)}: {error}"
             ) from None
@@ -120,34 +121,87 @@ _EXACT: dict[Any, frozenset[type] | None] = {
 
 
 def fit(value: Any, annotation: Any) -> Any:
-    """Return ``value`` as ``annotation`` takes it; raises TypeError or ValueError with the reason."""
+    """Return ``value`` as ``annotation`` takes it; raises TypeError or ValueError with the reason.
+
+    What fits is returned as it is, never a copy; plain data becomes the class that is annotated. An annotation that
+    means nothing at run time (``Self``, a name that cannot be resolved) accepts everything.
+    """
     exact = _exact(annotation)
     if annotation is Any or annotation is object or (exact is not None and type(value) in exact):
         return value
+    if _is_union(annotation):
+        return _fit_one(value, annotation)
     origin = typing.get_origin(annotation) or annotation
+    if origin is typing.Annotated:
+        return fit(value, typing.get_args(annotation)[0])
     if isinstance(origin, type) and not _understood(origin):
-        if isinstance(value, origin) or getattr(origin, "_is_protocol", False):
-            return value
-        raise TypeError(f"a {type(value).__name__} is not a {origin.__name__}")
-    if hasattr(origin, "model_validate") and not isinstance(value, origin):
-        return origin.model_validate(value)
-    return _convert(value, annotation)
-
-
-def _convert(value: Any, annotation: Any) -> Any:
-    def foreign(kind: type, inner: Any) -> Any:
-        if isinstance(inner, kind):
-            return inner
-        if hasattr(kind, "model_validate"):
-            return kind.model_validate(inner)
-        raise TypeError(f"a {type(inner).__name__} is not a {getattr(kind, '__name__', kind)}")
-
-    if isinstance(annotation, type) and isinstance(value, annotation):
+        return _of_class(value, origin)
+    if hasattr(origin, "model_validate"):
+        return value if isinstance(value, origin) else origin.model_validate(value)
+    if isinstance(annotation, type) and not _is_typed_dict(annotation) and isinstance(value, annotation):
         return value
     try:
-        return msgspec.convert(value, annotation, dec_hook=foreign)
+        converted = msgspec.convert(value, annotation, dec_hook=_foreign)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
+    except TypeError:  # msgspec's word for an annotation that it cannot check
+        return value
+    return value if isinstance(origin, type) and _is_copy(converted, value, origin) else converted
+
+
+def _fit_one(value: Any, union: Any) -> Any:
+    """Fit the first member that takes ``value`` as it is, else the first that takes it at all."""
+    found, reasons = [], []
+    for member in typing.get_args(union):
+        try:
+            fitted = fit(value, member)
+        except (TypeError, ValueError) as error:
+            reasons += [error] if member is not type(None) else []
+            continue
+        if fitted is value:
+            return value
+        found.append(fitted)
+    if found:
+        return found[0]
+    if len(reasons) == 1:
+        raise reasons[0]
+    raise TypeError(f"a {type(value).__name__} is none of them")
+
+
+def _of_class(value: Any, kind: Any) -> Any:
+    if getattr(kind, "_is_protocol", False) or isinstance(value, kind):
+        return value
+    raise TypeError(f"a {type(value).__name__} is not a {getattr(kind, '__name__', kind)}")
+
+
+def _foreign(kind: Any, value: Any) -> Any:
+    """What msgspec calls for a class that it does not know."""
+    origin = typing.get_origin(kind) or kind  # Ref[Worker] is checked as Ref
+    if hasattr(origin, "model_validate") and not isinstance(value, origin):
+        return origin.model_validate(value)
+    return _of_class(value, origin)
+
+
+def _is_copy(converted: Any, value: Any, origin: type) -> bool:
+    """True if conversion has only made a new container around the same objects."""
+    if not isinstance(converted, _CONTAINERS) or _is_typed_dict(origin) or not isinstance(value, origin):
+        return False
+    return _content(converted) == _content(value)
+
+
+def _content(container: Any) -> tuple[Any, ...]:
+    if isinstance(container, dict):
+        return (*map(id, container), *map(id, container.values()))
+    if isinstance(container, set | frozenset):
+        return tuple(sorted(map(id, container)))
+    return tuple(map(id, container))
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+
+
+def _is_typed_dict(annotation: Any) -> bool:
+    return hasattr(annotation, "__required_keys__")
 
 
 def _understood(origin: type) -> bool:
@@ -157,7 +211,7 @@ def _understood(origin: type) -> bool:
         or issubclass(origin, msgspec.Struct | Enum)
         or dataclasses.is_dataclass(origin)
         or hasattr(origin, "model_validate")
-        or hasattr(origin, "__required_keys__")
+        or _is_typed_dict(origin)
         or (issubclass(origin, tuple) and hasattr(origin, "_fields"))
     )
 
@@ -195,8 +249,6 @@ def _is_record(kind: type) -> bool:
 
 
 def _is_union(annotation: Any) -> bool:
-    import types
-
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
@@ -205,7 +257,10 @@ def _spell(annotation: Any) -> str:
 
 
 def _shorten(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of its own class, or an integer of thousands of digits
+        return f"a {type(value).__name__}"
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
