@@ -106,16 +106,18 @@ class Ref(Generic[A_co]):
             budget = self._host.ask_deadline_s
         letter = CURRENT.get()
         if letter is not None and letter.task is not None:
-            budget, extra = self._nested(letter, name, budget, start)
+            budget, extra = self._nested(letter, method, budget, start)
+        deadline = start + budget
         try:
-            route = self._target.pick()
+            route = self._target.pick() if extra is None else self._target.pick_outside(extra["c"])
             if route.crowded:
                 route = await self._with_room(budget)
+                budget = deadline - monotonic()
         except ActorUnavailable:
             if self._on_down is not OnDown.WAIT:
                 raise
             route = await self._when_up(budget)
-        deadline = start + budget
+            budget = deadline - monotonic()
         call_id, future = route.ask(name, args, kwargs, _on_wire(budget), deadline, extra)
         try:
             return await future
@@ -152,9 +154,15 @@ class Ref(Generic[A_co]):
     async def tell_wait(self, method: Any, /, *args: Any, **kwargs: Any) -> None:
         """Like `tell`, but wait until there is room; raises `DeadlineExceeded` if there is none in time."""
         name = method if isinstance(method, str) else method.__name__
-        route = self._target.pick()
-        if route.full:
-            route = await self._with_room(self._deadline_s or self._host.ask_deadline_s)
+        budget = self._deadline_s or self._host.ask_deadline_s
+        try:
+            route = self._target.pick()
+            if route.full:
+                route = await self._with_room(budget)
+        except ActorUnavailable:
+            if self._on_down is not OnDown.WAIT:
+                raise
+            route = await self._when_up(budget)
         route.tell(name, args, kwargs, None)
 
     @overload
@@ -220,7 +228,7 @@ class Ref(Generic[A_co]):
     # -- the slow ways
 
     def _nested(
-        self, letter: Letter, method: str, budget: float, now: float
+        self, letter: Letter, method: Any, budget: float, now: float
     ) -> tuple[float, dict[str, Any] | None]:
         """Deadline and chain of an ask that a handler makes."""
         if letter.deadline != INFINITE:
@@ -235,18 +243,18 @@ class Ref(Generic[A_co]):
         cell = letter.cell
         if cell.sequential and not letter.method.interleave:
             chain = (*chain, cell.location.name)
-        for location in self._target.locations() if chain else ():
-            if location.name in chain and not self._interleaves(method):
-                if self._target.is_component and len(self._target.locations()) > 1:
-                    continue
-                way = " -> ".join((*chain[chain.index(location.name) :], location.name))
-                raise CallCycle(
-                    f"{way}.{method} would wait for itself; use tell, or raise concurrency", actor=self.name
-                )
+        names = [location.name for location in self._target.locations()] if chain else []
+        if names and all(name in chain for name in names) and not self._interleaves(method):
+            way = " -> ".join((*chain[chain.index(names[0]) :], names[0]))
+            spelt = method if isinstance(method, str) else method.__name__
+            raise CallCycle(
+                f"{way}.{spelt} would wait for itself; use tell, or raise concurrency", actor=self.name
+            )
         return budget, {"c": list(chain)} if chain else None
 
-    def _interleaves(self, method: str) -> bool:
-        return bool(getattr(getattr(self._cls, method, None), "__callboard_interleave__", False))
+    def _interleaves(self, method: Any) -> bool:
+        function = getattr(self._cls, method, None) if isinstance(method, str) else method
+        return bool(getattr(function, "__callboard_interleave__", False))
 
     def _may_retry(self, error: ActorError, method: Any) -> bool:
         if not isinstance(error, ActorUnavailable | ActorStopped):
@@ -350,10 +358,10 @@ class _RefOpening(Opening):
         extra = None
         letter = CURRENT.get()
         if letter is not None and letter.task is not None:
-            budget, extra = ref._nested(letter, name, budget, start)
+            budget, extra = ref._nested(letter, self._method, budget, start)
         if self._attempts is None:
             self._deadline = start + budget
-            route = await self._first(budget)
+            route = await self._first(budget, extra)
         else:
             route = await self._attempts.way(ref._target, self._deadline - start)
         budget = self._deadline - monotonic()
@@ -364,10 +372,10 @@ class _RefOpening(Opening):
             reader.expire_after(budget, lambda: route.cancel(call_id))
         return reader
 
-    async def _first(self, budget: float) -> Route:
+    async def _first(self, budget: float, extra: dict[str, Any] | None) -> Route:
         ref = self._ref
         try:
-            route = ref._target.pick()
+            route = ref._target.pick() if extra is None else ref._target.pick_outside(extra["c"])
             return await ref._with_room(budget) if route.crowded else route
         except ActorUnavailable:
             if ref._on_down is not OnDown.WAIT:

@@ -61,6 +61,15 @@ class Target:
         turn = self._turn = (self._turn + 1) % count
         return routes[turn]
 
+    def pick_outside(self, chain: Sequence[str]) -> Route:
+        """Like `pick`, but not one of those that wait for the message already, where there is another."""
+        route = self.pick()
+        for _ in self._routes:
+            if route.location.name not in chain:
+                break
+            route = self.pick()
+        return route
+
     def pick_beside(self, failed: Sequence[Location]) -> Route | None:
         """Return a way that has not failed, else one that has failed once, else None."""
         if self._epoch != self._host.epoch:

@@ -1,0 +1,112 @@
+"""Two nodes in one event loop, one that calls and one that has actors, on any plane; or one node that does both.
+
+What a supervisor would push, who is where, a `Pair` tells them by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from callboard.actors.cell import Cell
+from callboard.actors.node import Node
+from callboard.actors.origin import Origin
+from callboard.actors.policy import StopReason
+from callboard.actors.ref import Ref
+from callboard.transports.settings import NetworkSettings
+
+from ..network import until
+
+LOCAL = "local"
+"""Not a plane: caller and actor are in the same process."""
+
+
+class Pair:
+    """``near`` calls, ``far`` has the actors; both are the same node where the plane is `LOCAL`."""
+
+    def __init__(self, plane: str, directory: Path) -> None:
+        self.plane = plane
+        self.remote = plane != LOCAL
+        self.settings = NetworkSettings(
+            request_plane=plane if self.remote else "memory",
+            ipc=plane == "ipc",
+            ipc_directory=str(directory),
+            linger_s=0.2,
+        )
+        self.nodes: list[Node] = []
+        self.near: Node
+        self.far: Node
+
+    async def start(self) -> None:
+        self.near = await self.node("near")
+        self.far = await self.node("far") if self.remote else self.near
+
+    async def close(self) -> None:
+        for node in self.nodes:
+            await node.close(grace_s=0.1)
+
+    async def node(self, name: str, **changes: Any) -> Node:
+        """Start one more node; ``changes`` are settings."""
+        node = Node(name=name, settings=dataclasses.replace(self.settings, **changes))
+        self.nodes.append(node)
+        await node.start()
+        return node
+
+    async def spawn(
+        self, cls: type, *args: Any, name: str = "a.0", on: Node | None = None, **more: Any
+    ) -> Ref[Any]:
+        """Start an actor on ``on`` (else the far node), tell everybody, return the near node's reference."""
+        home = on or self.far
+        await home.spawn(cls, *args, name=name, **more)
+        self.publish(name, home)
+        return self.near.ref(name, cls)
+
+    def publish(self, name: str, home: Node | None = None) -> None:
+        """Tell everybody where an actor is."""
+        location = (home or self.far).location(name)
+        assert location is not None
+        for node in self.nodes:
+            if node is not (home or self.far):
+                node.add_location(location)
+
+    async def stop(self, name: str, *, grace_s: float = 5.0) -> None:
+        """Stop an actor as a supervisor does, which tells the others afterwards."""
+        location = self.far.location(name)
+        assert location is not None
+        await self.far.stop_actor(name, StopReason.COMMANDED, grace_s=grace_s)
+        for node in self.nodes:
+            node.remove_location(name, location.incarnation, "it was stopped")
+
+    def cell(self, name: str = "a.0") -> Cell:
+        """The runtime's side of an actor."""
+        (cell,) = (cell for node in self.nodes for cell in node.cells.values() if cell.location.name == name)
+        return cell
+
+    def actor(self, name: str = "a.0") -> Any:
+        """The actor itself."""
+        return self.cell(name).actor
+
+    def origins(self) -> list[Origin]:
+        """The far node's side of each link."""
+        return [session for session in self.far._sessions.values() if isinstance(session, Origin)]
+
+    async def quiet(self, name: str = "a.0") -> None:
+        """Return when an actor has nothing to do and nobody waits for it."""
+        cell = self.cell(name)
+        await until(
+            lambda: (
+                not len(cell.mailbox)
+                and not cell.running
+                and not self.near.pending.calls
+                and not any(origin.calls for origin in self.origins())
+            ),
+            cell,
+        )
+
+
+async def turns(count: int) -> None:
+    """Let the event loop run a few times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
