@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
-from uuid import uuid4
 
 import orjson
 
@@ -19,7 +18,7 @@ from callboard.transports.errors import did_you_mean
 
 from . import openai_answers as answers
 from .errors import UnknownModel
-from .exchange import ClientLeft, Exchange, Receive, Scope, Send
+from .exchange import ClientLeft, Exchange, Receive, Scope, Send, new_id
 from .http_errors import HttpError, as_http_error
 from .openai_requests import Asked, parse_chat, parse_completion
 from .protocol import Finish, FrontendLoad, GenerateRequest, ModelInfo, Piece
@@ -137,7 +136,7 @@ class Application:
         self._admit()
         self._running.add(exchange)
         try:
-            asked = parse(await exchange.body(self._max_body_bytes), prefix + uuid4().hex)
+            asked = parse(await exchange.body(self._max_body_bytes), prefix + new_id())
             async with exchange.watched(), aclosing(self._backend.generate(asked.request)) as batches:
                 if asked.stream:
                     await self._stream(exchange, asked, batches)
