@@ -363,7 +363,10 @@ class _RefOpening(Opening):
             self._deadline = start + budget
             route = await self._first(budget, extra)
         else:
-            route = await self._attempts.way(ref._target, self._deadline - start)
+            # A stream has no deadline by itself, and waits for ever only where somebody asked it to.
+            limit = INFINITE if ref._on_down is OnDown.WAIT else ref._host.ask_deadline_s
+            patience = min(self._deadline - start, limit)
+            route = await self._attempts.way(ref._target, patience)
         budget = self._deadline - monotonic()
         self._route = route
         reader = Reader()

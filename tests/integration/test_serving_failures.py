@@ -13,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 
+from callboard.actors.policy import OnDown
 from callboard.serving import Router
 from callboard.supervisor.errors import StartupFailed
 from callboard.supervisor.system import System
@@ -66,7 +67,8 @@ async def text_of(opening: Any) -> str:
 
 
 async def outstanding(system: System, count: int) -> bool:
-    return sum((await system.ref("router", Router).ask(Router.load)).values()) == count
+    router = system.ref("router", Router).options(on_down=OnDown.WAIT)
+    return sum((await router.ask(Router.load)).values()) == count
 
 
 async def serves_again(system: System, client: openai.AsyncOpenAI) -> bool:
@@ -115,21 +117,43 @@ async def has_status(url: str, path: str, status: int) -> bool:
     return (await http(url, "GET", path)).status == status
 
 
-async def test_without_a_router_requests_are_refused_until_it_is_back(cluster: Cluster) -> None:
-    system = await cluster.up(config())
+async def test_a_request_without_a_token_outlives_its_router(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    system = await cluster.up(config(engine=gated(gate)))
+    async with client_of(system) as client:
+        begun = await client.completions.create(model="gated", prompt="open", stream=True)
+        await anext(begun)
+        silent = asyncio.create_task(client.completions.create(model="gated", prompt="silent"))
+        await until(lambda: outstanding(system, 2))
+        await system.kill("router.0")
+        with pytest.raises(openai.APIError, match=r"the answer was cut off: router\.0: "):
+            await ends(begun)
+        await until(lambda: outstanding(system, 1))  # at the next incarnation
+        gate.touch()
+        assert (await silent).choices[0].finish_reason == "stop"
+
+
+async def test_without_a_router_requests_are_refused_and_none_waits_for_ever(cluster: Cluster) -> None:
+    text = "[network]\nrequest_timeout_s = 1.0\n" + config(
+        engine='{ kind = "simulated", first_token_ms = 60000 }'
+    )
+    system = await cluster.up(
+        text.replace("[actor.worker]", 'restart = { policy = "temporary" }\n\n[actor.worker]')
+    )
     url = url_of(system)
     body = {"model": "simulated", "prompt": "x"}
-    assert (await http(url, "POST", "/v1/completions", body)).status == 200
-    await system.pause("router.0")  # so that it is not back before we have looked
     reader, writer = await send(url, request("POST", "/v1/completions", body))
+    await until(lambda: outstanding(system, 1))
     await system.kill("router.0")
-    seen = parsed(await reader.read())
+    await until(lambda: has_status(url, "/health", 503))
+    for seen in (await http(url, "POST", "/v1/completions", body), parsed(await reader.read())):
+        assert (seen.status, seen.headers["retry-after"]) == (503, "1")
+        assert seen.error["code"] == "unavailable"
+        assert "router.0" in seen.error["message"]
     writer.close()
-    assert (seen.status, seen.headers["retry-after"]) == (503, "1")
-    assert seen.error["code"] == "unavailable"
-    await system.wait_ready(20)
-    await until(lambda: has_status(url, "/health", 200))
-    assert (await http(url, "POST", "/v1/completions", body)).status == 200
+    assert "router" in (await http(url, "GET", "/health")).json()["reason"]
+    assert (await http(url, "GET", "/v1/models")).status == 503
+    assert (await http(url, "GET", "/live")).status == 200
 
 
 async def test_what_an_engine_raises_is_an_error_of_this_request_alone(
