@@ -91,7 +91,14 @@ def _set_title(options: ChildOptions) -> None:
     with contextlib.suppress(ImportError):
         import setproctitle
 
+        # It writes the title over the environment in /proc, and with it over the mark that the guardian looks
+        # for, unless told to leave that alone.
+        spare = "SPT_NOENV"
+        before = os.environ.get(spare)
+        os.environ[spare] = "1"
         setproctitle.setproctitle(f"callboard {options.namespace} {options.name}")
+        if before is None:
+            del os.environ[spare]
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -123,7 +130,8 @@ class Child:
         """Serve until the end; returns the exit code."""
         loop = asyncio.get_running_loop()
         self._end: asyncio.Future[tuple[int, float]] = loop.create_future()
-        self._channel = await control.Channel.over(sock, decoder, self._received, self._lost)
+        self._channel = control.Channel(decoder, self._received, self._lost)
+        await self._channel.take(sock)
         loop.add_signal_handler(signal.SIGTERM, self._finish, TERMINATED, TERMINATED_GRACE_S)
         try:
             await self._node.start()

@@ -125,7 +125,7 @@ def find_class(class_path: str) -> type | str:
     module_name, _, qualname = class_path.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises
+    except (Exception, SystemExit) as error:  # whatever a user's module raises, or its end of the program
         return f'cannot import "{module_name}": {type(error).__name__}: {error}'
     for part in qualname.split("."):
         if not hasattr(found, part):

@@ -257,11 +257,20 @@ class Channel(asyncio.Protocol, Generic[M]):
         received: Callable[[M], None],
         lost: Callable[[Exception | None], None],
     ) -> Channel[M]:
-        """Take over a connected stream socket."""
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, channel = await loop.create_unix_connection(lambda: cls(inbound, received, lost), sock=sock)
+        """Make a channel over a connected stream socket; ``received`` may be called before this returns."""
+        channel = cls(inbound, received, lost)
+        await channel.take(sock)
         return channel
+
+    async def take(self, sock: socket.socket) -> None:
+        """Begin to listen and speak over a connected stream socket."""
+        sock.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=sock)
+
+    @property
+    def is_connected(self) -> bool:
+        """True once `take` has begun to listen, also after the end."""
+        return self._transport is not None
 
     @property
     def is_open(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from . import control
 from .liveness import Health, is_stopped, judge
 from .roster import Roster
+from .running import RunningProcess
 from .slots import ProcessSlot
 from .spec import Limits
 
@@ -30,11 +31,12 @@ class Heartbeat:
         roster: Roster,
         *,
         each: Callable[[], None],
+        frozen: Callable[[RunningProcess], None],
         changed: Callable[[str], object],
     ) -> None:
         """``each`` is called at every beat, ``changed`` with a line for people when the health changed."""
         self._limits, self._slots, self._roster = limits, slots, roster
-        self._each, self._changed = each, changed
+        self._each, self._frozen, self._changed = each, frozen, changed
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -67,6 +69,7 @@ class Heartbeat:
         liveness.health = health
         if health is Health.FROZEN:
             self._roster.node_down(running.node, f"process {slot.name} is frozen")
+            self._frozen(running)
         elif before is Health.FROZEN:
             self._roster.add(*(a.location for a in slot.actors.values() if a.location is not None))
         self._changed(_in_words(slot.name, health, silent_s))

@@ -96,7 +96,8 @@ class RunningProcess:
 
     async def hello(self, limit_s: float) -> None:
         """Wait until its node listens. Raises `StartupFailed`."""
-        self._channel = await control.Channel.over(self._near, decoder, self._received, self._lost)
+        self._channel = control.Channel(decoder, self._received, self._lost)
+        await self._channel.take(self._near)
         await self._within(limit_s, self._hello, self.name, "its node did not listen")
 
     async def start_actor(self, message: control.StartActor, limit_s: float) -> Location:
@@ -146,7 +147,7 @@ class RunningProcess:
 
     async def close(self) -> None:
         """Let go of it; it must be gone."""
-        if self._channel is None:
+        if self._channel is None or not self._channel.is_connected:
             self._near.close()
         else:
             self._channel.abort()

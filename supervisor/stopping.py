@@ -9,7 +9,7 @@ import time
 from callboard.actors.policy import StopReason
 
 from . import control
-from .liveness import Health, is_stopped
+from .liveness import Health
 from .placement import start_levels
 from .running import RunningProcess
 from .status import State
@@ -30,8 +30,9 @@ async def stop(supervisor: Supervisor, grace_s: float) -> None:
         if slot.running is not None:
             slot.state = State.STOPPING
     for running in supervisor.running:
-        # A frozen process cannot hear us, and nobody else is to wait for it.
-        if running.liveness.health is Health.FROZEN or is_stopped(running.pid):
+        if (
+            running.liveness.health is Health.FROZEN
+        ):  # one that freezes from now on is killed when that is seen
             running.kill()
     if grace_s > 0:
         await _stop_actors(supervisor, deadline)

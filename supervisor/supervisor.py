@@ -70,7 +70,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Task[None]] = set()
         self._unfollow: dict[RunningProcess, Callable[[], None]] = {}
-        self._keep(self._heartbeat().run(), self._tasks)
+        self._beating = self._keep(self._heartbeat().run(), set())
 
     # -- names
 
@@ -374,8 +374,13 @@ class Supervisor:
             self.slots,
             self.roster,
             each=self._sentry.check,
+            frozen=self._is_frozen,
             changed=lambda text: (self.on_event(text), self.on_change()),
         )
+
+    def _is_frozen(self, running: RunningProcess) -> None:
+        if self.stopping:  # it cannot hear us, and nobody else is to wait for it
+            running.kill()
 
     async def stop_restarting(self) -> None:
         """Nothing is started again from now on."""
@@ -387,6 +392,8 @@ class Supervisor:
 
     async def close(self) -> None:
         """When every process is gone: kill what they left, and end the guardian."""
+        self._beating.cancel()
+        await asyncio.wait((self._beating,))
         if self._cleaning:
             await asyncio.wait(self._cleaning)
         await self._sentry.close()

@@ -429,10 +429,8 @@ class System:
     async def fetch_status(self) -> SystemStatus:
         """Ask every process for the counters of its actors, then return `status`."""
         if self._supervisor is not None:
-            slots = [slot for slot in self._supervisor.slots.values() if slot.running is not None]
-            answers = [
-                slot.running.statistics(STATISTICS_LIMIT_S) for slot in slots if slot.running is not None
-            ]
+            slots = [slot for slot in self._supervisor.slots.values() if slot.running and slot.running.node]
+            answers = [slot.running.statistics(STATISTICS_LIMIT_S) for slot in slots if slot.running]
             for slot, data in zip(slots, await asyncio.gather(*answers), strict=True):
                 slot.counters = data.get("actors", slot.counters)
         return self.status()

@@ -46,6 +46,12 @@ class Echo(Actor):
         for number in range(1, last + 1):
             yield number
 
+    async def count_slowly(self) -> AsyncIterator[int]:
+        number = 0
+        while True:
+            yield (number := number + 1)
+            await asyncio.sleep(0.02)
+
     async def wait(self, seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "waited"
@@ -80,6 +86,11 @@ class Echo(Actor):
         sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
         return subprocess.Popen(sleeper, start_new_session=True).pid
 
+    async def interrupt_a_grandchild(self) -> int:
+        child = subprocess.Popen(["sleep", "600"])
+        child.send_signal(signal.SIGINT)
+        return child.wait(20)
+
     async def ignore_sigterm(self) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -113,8 +124,21 @@ class Gate(Actor):
     async def open(self) -> None:
         self.opened.set()
 
+    async def open_later(self, seconds: float) -> None:
+        self.holding += 1
+        await asyncio.sleep(seconds)
+        self.opened.set()
+
     async def incarnation(self) -> int:
         return self.context.incarnation
+
+
+class OneByOne(Actor):
+    """Handles one message at a time."""
+
+    async def wait(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "waited"
 
 
 class Slow(Actor):
@@ -179,8 +203,8 @@ class Announcer(Actor):
 class Broken(Actor):
     """Fails to start, in the constructor or in its hook."""
 
-    def __init__(self, where: str = "constructor") -> None:
-        self.where = where
+    def __init__(self, where: str = "constructor", after: Ref[Actor] | None = None) -> None:
+        self.where, self.after = where, after
         if where == "constructor":
             raise RuntimeError("the constructor failed")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ class Finished:
     def json(self) -> Any:
         """The one line of JSON that it printed."""
         return json.loads(self.out)
+
+
+def run(*words: str) -> Finished:
+    """Run any program to its end, in a test without an event loop."""
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 async def launch(*words: object, **options: Any) -> Process:
