@@ -185,6 +185,7 @@ class PeerProcess:
 
     def __init__(self, settings: NetworkSettings) -> None:
         self._settings = settings
+        self._killed = False
         self.address = ""
         self.node = ""
 
@@ -217,6 +218,7 @@ class PeerProcess:
             return json.loads(await self._process.stdout.readline())
 
     def kill(self) -> None:
+        self._killed = True
         os.kill(self.pid, signal.SIGKILL)
 
     def freeze(self) -> None:
@@ -226,6 +228,9 @@ class PeerProcess:
         os.kill(self.pid, signal.SIGCONT)
 
     async def close(self) -> None:
-        if self._process.returncode is None:
-            self.kill()
-        await self._process.communicate()
+        if self._process.returncode is None and not self._killed:
+            self.thaw()
+        self._process.stdin.close()  # its end, if it is alive
+        await self._process.wait()
+        if self._killed:  # and could not remove its socket
+            Path(self.address.removeprefix("ipc://")).unlink(missing_ok=True)

@@ -1,0 +1,245 @@
+"""Peers in processes of their own that die, freeze or do not read: ipc and tcp, because memory has one process."""
+
+import asyncio
+import hashlib
+import os
+from time import monotonic
+
+import pytest
+
+from callboard.transports.errors import Broken, ConnectTimeout, HandshakeRefused, LinkFull, NoRoute
+
+from .network import until
+
+between_processes = pytest.mark.parametrize("nodes", ["ipc", "tcp"], indirect=True)
+pytestmark = between_processes
+
+PATIENT = {"heartbeat_interval_s": 10.0, "heartbeat_timeout_s": 30.0}
+"""A frozen peer is not taken for dead during the test."""
+
+
+async def test_messages_go_to_another_process_and_back(nodes):
+    peer, client = await nodes.process(), await nodes.make()
+    near = await client.dial(peer.address, node=peer.node)
+    big = os.urandom(300_000)
+    near.send([b"echo", big, b""])
+    await until(lambda: client.received)
+    assert client.received == [[b"echo", big, b""]]
+    assert near.peer.pid == peer.pid
+
+
+async def test_a_killed_peer_takes_its_links_down_at_once(nodes):
+    """The promise is 100 ms; the bound here leaves room for a busy machine."""
+    peer, client = await nodes.process(**PATIENT), await nodes.make(**PATIENT)
+    near = await client.dial(peer.address)
+    await peer.call("connect", address=client.address)
+    accepted = client.up[0]
+    killed = monotonic()
+    peer.kill()
+    await until(lambda: len(client.down) == 2)
+    assert monotonic() - killed < 1
+    for link in (near, accepted):
+        assert type(client.error_of(link)) is Broken
+        with pytest.raises(Broken, match="the peer is gone"):
+            link.send([b"late"])
+
+
+async def test_what_a_peer_sent_before_it_was_killed_arrives(nodes):
+    peer, server = await nodes.process(), await nodes.make()
+    await peer.call("connect", address=server.address)
+    await peer.call("send", count=50, size=1000)
+    await until(lambda: server.received)
+    await asyncio.sleep(0)
+    peer.kill()
+    await until(lambda: server.down)
+    assert [int(frames[0][:6]) for frames in server.received] == list(range(len(server.received)))
+
+
+async def test_what_came_from_a_dead_peer_before_the_loop_looked_is_delivered(nodes):
+    """The messages, the news of the death and the next connection all wait while the loop does not run."""
+    peer, server = await nodes.process(), await nodes.make()
+    await peer.call("connect", address=server.address)
+    answer = await peer.call("send", count=90, size=1000)
+    assert answer["downs"] == []
+    received_before = len(server.received)
+    peer.post("stop")
+    _ended_without_the_loop(peer.pid)
+    await until(lambda: server.down)
+    assert len(server.received) == 90, f"{received_before} had come before"
+
+
+def _ended_without_the_loop(pid):
+    import time
+
+    deadline = monotonic() + 1
+    while monotonic() < deadline:
+        time.sleep(0.01)
+
+
+async def test_a_frozen_peer_is_taken_for_broken_within_the_heartbeat_timeout(nodes):
+    quick = {"heartbeat_interval_s": 0.2, "heartbeat_timeout_s": 0.6}
+    peer, client = await nodes.process(**quick), await nodes.make(**quick)
+    near = await client.dial(peer.address)
+    await peer.call("connect", address=client.address)
+    accepted = client.up[0]
+    frozen = monotonic()
+    peer.freeze()
+    await until(lambda: len(client.down) == 2)
+    assert monotonic() - frozen < 0.6 + 1
+    assert type(client.error_of(near)) is type(client.error_of(accepted)) is Broken
+    peer.thaw()
+
+
+async def test_a_peer_whose_loop_is_busy_is_not_taken_for_dead(nodes):
+    quick = {"heartbeat_interval_s": 0.05, "heartbeat_timeout_s": 0.2}
+    peer, client = await nodes.process(**quick), await nodes.make(**quick)
+    near = await client.dial(peer.address)
+    await peer.call("block", seconds=1)
+    near.send([b"echo"])
+    await until(lambda: client.received)
+    assert client.down == []
+
+
+async def test_a_frozen_process_that_was_never_dialled_is_a_connect_timeout(nodes):
+    peer, client = await nodes.process(), await nodes.make(connect_timeout_s=0.3)
+    peer.freeze()
+    with pytest.raises(ConnectTimeout):
+        await client.dial(peer.address)
+    peer.thaw()
+
+
+async def test_a_reader_that_stalls_makes_the_link_full_and_loses_nothing(nodes):
+    peer, client = await nodes.process(**PATIENT), await nodes.make(channel_buffer=10, **PATIENT)
+    near = await client.dial(peer.address)
+    peer.freeze()
+    digest, sent = hashlib.sha256(), 0
+    while not near.full:
+        message = b"%06d" % sent + bytes(100_000)
+        near.send([message])
+        digest.update(message)
+        sent += 1
+        assert sent < 500, "the queue is not bounded"
+    with pytest.raises(LinkFull, match="1 messages wait; nothing was sent"):
+        near.send([b"not sent"])
+    seen = len(client.writable)
+    peer.thaw()
+    await until(lambda: len(client.writable) > seen)
+    near.send([b"last"])
+    digest.update(b"last")
+    answer = await peer.call("count")
+    while answer["count"] < sent + 1:
+        answer = await peer.call("count")
+    assert (answer["count"], answer["digest"]) == (sent + 1, digest.hexdigest())
+    assert client.down == []
+
+
+async def test_a_stalled_peer_of_a_server_does_not_hold_up_the_others(nodes):
+    server = await nodes.make(channel_buffer=5, **PATIENT)
+    stalled = await nodes.process(**PATIENT)
+    await stalled.call("connect", address=server.address)
+    stalled.freeze()
+    slow = server.up[0]
+    while not slow.full:
+        slow.send([bytes(200_000)])
+    other = await nodes.make(listen=False, **PATIENT)
+    near = await other.dial(server)
+    server.on_received = lambda link, frames: link.send(frames)
+    for number in range(200):
+        while not slow.full:
+            slow.send([bytes(200_000)])
+        near.send([b"%d" % number])
+        await until(lambda number=number: len(other.received) == number + 1)
+    stalled.thaw()
+    await until(lambda: slow in server.writable)
+
+
+@pytest.mark.parametrize("who", ["dialled", "accepted"])
+async def test_a_full_link_to_a_frozen_peer_can_be_closed_and_the_network_too(nodes, who):
+    settings = {"channel_buffer": 5, "linger_s": 0.2, **PATIENT}
+    peer, node = await nodes.process(**settings), await nodes.make(**settings)
+    if who == "dialled":
+        link = await node.dial(peer.address)
+    else:
+        await peer.call("connect", address=node.address)
+        link = node.up[0]
+    peer.freeze()
+    while not link.full:
+        link.send([bytes(200_000)])
+    link.close()
+    started = monotonic()
+    await node.network.close()
+    assert monotonic() - started < 5
+    peer.thaw()
+    answer = await peer.call("count")
+    while not answer["downs"]:
+        answer = await peer.call("count")
+    assert answer["downs"][0].startswith("Broken")
+
+
+async def test_a_peer_that_does_not_read_its_goodbye_loses_its_connection(nodes):
+    settings = {"channel_buffer": 5, "linger_s": 0.1, **PATIENT}
+    peer, server = await nodes.process(**settings), await nodes.make(**settings)
+    await peer.call("connect", address=server.address)
+    link = server.up[0]
+    peer.freeze()
+    while not link.full:
+        link.send([bytes(200_000)])
+    link.close()
+    await until(lambda: len(server.network._server._strangers) == 0, "the connection is dropped")
+    peer.thaw()
+    answer = await peer.call("count")
+    while not answer["downs"]:
+        answer = await peer.call("count")
+
+
+async def test_nothing_that_was_queued_for_the_dead_reaches_its_successor(nodes):
+    """On the same port, or the same path: the successor there is another node."""
+    port = _free_port() if nodes.plane == "tcp" else 0
+    first = await nodes.process(port=port, **PATIENT)
+    client = await nodes.make(**PATIENT)
+    near = await client.dial(first.address, node=first.node)
+    first.freeze()
+    for _ in range(60):
+        if not near.full:
+            near.send([b"for the first"])
+    first.kill()
+    await first.close()
+    second = await nodes.process(port=port, **PATIENT)
+    address = first.address if nodes.plane == "tcp" else second.address
+    await until(lambda: client.down)
+    if nodes.plane == "tcp":
+        assert second.address == first.address
+        with pytest.raises(HandshakeRefused, match=f"{first.node} was expected"):
+            await client.dial(address, node=first.node)
+    else:
+        with pytest.raises(NoRoute):
+            await client.dial(first.address)
+    fresh = await client.dial(address, node=second.node)
+    assert fresh is not near
+    fresh.send([b"echo for the second"])
+    await until(lambda: client.received)
+    assert (await second.call("count"))["count"] == 0
+
+
+def _free_port():
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def test_a_peer_that_dies_during_the_handshake_leaves_no_link(nodes):
+    """A link whose connection had gone before its hello was read would never go down."""
+    server = await nodes.make("server")
+    for _ in range(5):
+        peers = [await nodes.process() for _ in range(2)]
+        for peer in peers:
+            peer.post("connect", address=server.address)
+        await asyncio.sleep(0)
+        for peer in peers:
+            peer.kill()
+    clients = [await nodes.make(listen=False) for _ in range(5)]
+    links = [await client.dial(server) for client in clients]
+    await until(lambda: server.counts.links == len(links), lambda: f"{server.counts.links} links")
+    assert len(server.down) == len(server.up) - len(links)
