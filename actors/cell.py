@@ -11,7 +11,9 @@ Hot path: `deliver` and `_drain`; they are longer and plainer than the rest for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from time import monotonic
@@ -21,7 +23,7 @@ from .codec import Codec
 from .current import CURRENT
 from .directory import Location
 from .envelope import OPEN, TELL
-from .errors import ActorStopped, BadArguments, CodecError, DeadlineExceeded, MailboxFull
+from .errors import ActorStopped, BadArguments, DeadlineExceeded, MailboxFull
 from .mailbox import Admit, Letter, Mailbox
 from .pending import INFINITE
 from .policy import Executed, MailboxPolicy, StopReason
@@ -54,12 +56,19 @@ class Host(Protocol):
         """A tell raised: stop the actor and tell the supervisor."""
 
 
+class Waiter(Protocol):
+    """Who waits for room in a mailbox."""
+
+    def admit(self) -> bool:
+        """There is room; returns True if that may be used up now."""
+
+
 class Cell:
     """The runtime's side of one incarnation of one actor."""
 
     __slots__ = (
-        "_loop", "_starting", "actor", "cls", "concurrency", "drainers", "expired", "failed", "handled", "host",
-        "location", "loose", "mailbox", "methods", "rooms", "started_at_s", "state", "withheld",
+        "_ended", "_loop", "_starting", "actor", "cls", "concurrency", "drainers", "expired", "failed", "handled",
+        "host", "location", "loose", "mailbox", "methods", "rooms", "started_at_s", "state",
     )  # fmt: skip
 
     def __init__(
@@ -76,13 +85,12 @@ class Cell:
         self.drainers: set[asyncio.Task[None]] = set()
         self.loose: set[asyncio.Task[None]] = set()
         """Tasks of letters for interleaving methods."""
-        self.withheld: set[Any] = set()
-        """Inlets that wait for the mailbox to have room before they give credit."""
-        self.rooms: list[asyncio.Future[None]] = []
-        """Senders of this process that wait for room in the mailbox."""
+        self.rooms: deque[Waiter] = deque()
+        """Senders of this process that wait for room in the mailbox, and inlets that withhold credit until then."""
         self.handled = self.failed = self.expired = 0
         self.started_at_s = monotonic()
         self._starting = 0
+        self._ended: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -111,7 +119,7 @@ class Cell:
         if state is not _READY and state is not State.STARTING:
             self._count_out(letter)
             self._refuse(letter, ActorStopped("it is stopping"))
-        elif letter.method.interleave:
+        elif letter.method.interleave and state is _READY:
             self._run_loose(letter)
         elif self.mailbox.accept(letter) or self._overflow(letter):
             drainers = self.drainers
@@ -127,8 +135,8 @@ class Cell:
         if letter.kind == TELL and letter.inlet is not None and mailbox.policy.rejects:
             mailbox.put(letter)
         else:
-            admit, victim = mailbox.overflow(letter)
-            if victim is not None:
+            admit, victims = mailbox.overflow(letter)
+            for victim in victims:
                 limit = mailbox.policy
                 self._count_out(victim)
                 self._refuse(
@@ -146,10 +154,16 @@ class Cell:
             return
         if letter.task is not None:
             letter.cancelled = True
+            if letter.producer is not None:
+                letter.producer.abandon()
             letter.task.cancel()
         else:
-            self._count_out(letter)
+            size = letter.size
             self.mailbox.cancel(letter)
+            if letter.inlet is not None:
+                letter.inlet.taken(size)
+            if self.rooms:
+                self.let_in()
 
     def open(self) -> None:
         """The start is done: begin with what has come meanwhile."""
@@ -196,8 +210,8 @@ class Cell:
             mailbox.bytes -= size
             if letter.inlet is not None:
                 letter.inlet.taken(size)
-            elif self.rooms:
-                self._let_in()
+            if self.rooms:
+                self.let_in()
             if several and queue and not self._starting:
                 self._start_more(len(queue))
             if letter.deadline != INFINITE and letter.deadline < monotonic():
@@ -224,12 +238,13 @@ class Cell:
                 letter.task = None
                 if not self._failed(letter, error, task, ran):
                     raise
+                if letter.cancelled:
+                    await _absorb(task)
             else:
                 letter.task = None
                 self.handled += 1
-                if letter.cancelled:  # the handler swallowed its cancellation
-                    while task.cancelling():
-                        task.uncancel()
+                if letter.cancelled:  # the handler did not let it end itself
+                    await _absorb(task)
                 if letter.kind != TELL:
                     letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(
                         letter
@@ -238,16 +253,15 @@ class Cell:
             if turn == TURN_LETTERS:
                 turn = 0
                 await asyncio.sleep(0)
-        if self.withheld and not mailbox.full:
-            withheld, self.withheld = self.withheld, set()
-            for inlet in withheld:
-                inlet.give()
+        if self.rooms:
+            self.let_in()
 
-    def _let_in(self) -> None:
-        rooms, self.rooms = self.rooms, []
-        for room in rooms:
-            if not room.done():
-                room.set_result(None)
+    def let_in(self) -> None:
+        """Admit who waits for room, in turn, if there is some. Who is admitted calls this again, used up or not."""
+        rooms, mailbox = self.rooms, self.mailbox
+        while rooms and not (mailbox.full and self.takes_mail):
+            if rooms.popleft().admit() and self.takes_mail:
+                break
 
     def _start_more(self, waiting: int) -> None:
         for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):
@@ -271,12 +285,12 @@ class Cell:
     def _failed(self, letter: Letter, error: BaseException, task: asyncio.Task[None], ran: bool) -> bool:
         """Answer a letter whose handler did not return; False if the drainer itself has to end."""
         name = self.location.name
+        if letter.cancelled and isinstance(error, asyncio.CancelledError):
+            letter.origin.forget(letter)
+            return True
+        if letter.producer is not None:
+            letter.producer.close()
         if isinstance(error, asyncio.CancelledError):
-            if letter.cancelled:
-                while task.cancelling():
-                    task.uncancel()
-                letter.origin.forget(letter)
-                return True
             if task.cancelling():
                 letter.origin.fail(letter, ActorStopped("it was stopped", executed=Executed.YES), ran=True)
                 return False
@@ -284,9 +298,7 @@ class Cell:
             letter.origin.fail(letter, error, ran=ran)
             return False
         self.failed += 1
-        if letter.producer is not None:
-            letter.producer.close()
-        if not ran and isinstance(error, CodecError | BadArguments):
+        if not ran:
             refusal = error if isinstance(error, BadArguments) else BadArguments(str(error), actor=name)
             self._refuse(letter, refusal)
         elif letter.kind == TELL:
@@ -325,7 +337,14 @@ class Cell:
         )
         letter.task = task
         self.loose.add(task)
-        task.add_done_callback(self.loose.discard)
+
+        def done(
+            task: asyncio.Task[None],
+        ) -> None:  # here, because a task that is cancelled early never starts
+            self.loose.discard(task)
+            self._count_out(letter)
+
+        task.add_done_callback(done)
 
     async def _handle_loose(self, letter: Letter) -> None:
         method, ran = letter.method, False
@@ -347,37 +366,51 @@ class Cell:
             self.handled += 1
             if letter.kind != TELL:
                 letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(letter)
-        finally:
-            self._count_out(letter)
 
     # -- out
 
     async def stop(self, reason: StopReason, grace_s: float) -> None:
-        """Refuse what waits, give running handlers ``grace_s`` seconds, cancel them, then run ``on_stop``."""
-        if self.state in (State.STOPPING, State.STOPPED):
+        """Refuse what waits, give running handlers ``grace_s`` seconds, cancel them, then run ``on_stop``.
+
+        Returns when the actor has stopped, whoever began it.
+        """
+        if self._ended is not None:
+            await self._ended.wait()
             return
+        ended = self._ended = asyncio.Event()
         was_ready = self.state in (State.READY, State.FAILED)
         self.state = State.STOPPING
-        self._let_in()
-        for letter in self.mailbox.drain():
-            self._refuse(letter, ActorStopped("it was stopped before the message was handled"))
+        try:
+            self.let_in()
+            for letter in self.mailbox.drain():
+                self._count_out(letter)
+                self._refuse(letter, ActorStopped("it was stopped before the message was handled"))
+            await self._end_handlers(0 if reason is StopReason.FAILED else grace_s, max(grace_s, 1.0))
+            if was_ready:
+                await self._call_on_stop(reason, max(grace_s, 1.0))
+        finally:
+            self.state = State.STOPPED
+            ended.set()
+
+    async def _end_handlers(self, grace_s: float, limit_s: float) -> None:
         tasks = (self.drainers | self.loose) - {asyncio.current_task()}
-        if tasks and grace_s > 0 and reason is not StopReason.FAILED:
+        if tasks and grace_s > 0:
             await asyncio.wait(tasks, timeout=grace_s)
         tasks = {task for task in tasks if not task.done()}
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=max(grace_s, 1.0))
+            await asyncio.wait(tasks, timeout=limit_s)
+
+    async def _call_on_stop(self, reason: StopReason, limit_s: float) -> None:
+        current = CURRENT.set(None)
         try:
-            if was_ready:
-                CURRENT.set(None)
-                async with asyncio.timeout(max(grace_s, 1.0)):
-                    await self.actor.on_stop(reason)
+            async with asyncio.timeout(limit_s):
+                await self.actor.on_stop(reason)
         except Exception:
             log.exception("%s: on_stop failed", self.location.name)
         finally:
-            self.state = State.STOPPED
+            CURRENT.reset(current)
 
     def statistics(self) -> dict[str, Any]:
         """Counters and state as plain data."""
@@ -393,6 +426,15 @@ class Cell:
             "failed": self.failed,
             "expired": self.expired,
         }
+
+
+async def _absorb(task: asyncio.Task[None]) -> None:
+    """Take the cancellation of a letter out of its drainer, so that it does not reach the next one."""
+    if task.cancelling():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # one that came while the handler ran is only delivered here
+        while task.cancelling():
+            task.uncancel()
 
 
 _READY = State.READY

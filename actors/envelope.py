@@ -53,6 +53,7 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
 
 
 _decode = msgspec.msgpack.Decoder(list[Envelope]).decode
+_decode_raw = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _pack16 = struct.Struct(">BH").pack
 _pack32 = struct.Struct(">BI").pack
 
@@ -81,6 +82,11 @@ def record_bytes(record: msgspec.Raw, items: int) -> int:
 def join(parts: list[bytes]) -> bytes:
     """Return the array whose elements are the encoded ``parts``."""
     return array_header(len(parts)) + b"".join(parts)
+
+
+def split_raw(frame: bytes) -> list[msgspec.Raw]:
+    """Return the envelopes of one's own frame, still encoded: the inverse of `join`."""
+    return _decode_raw(frame)
 
 
 def split(frame: bytes | memoryview) -> list[Envelope]:

@@ -1,8 +1,8 @@
 """Exceptions to plain facts and back: what a caller learns of a handler that raised.
 
-An exception travels as the name of its class and the arguments to build it. The caller builds the same class
-if it has imported it already; a name can therefore run nothing but the constructor of an exception class that
-the caller itself uses. Everything else arrives as `RemoteError`.
+An exception travels as the name of its class, the arguments to build it, and those of its attributes that are plain
+data. The caller builds the same class if it has imported it already; a name can therefore run nothing but the
+constructor of an exception class that the caller itself uses. Everything else arrives as `RemoteError`.
 """
 
 from __future__ import annotations
@@ -10,68 +10,104 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+import msgspec
+
 from .codec import is_plain
-from .errors import BY_CODE, ActorError, DecodeError, RemoteError
+from .errors import BY_CODE, ActorError, RemoteError
 from .objects import find_class
 from .policy import Executed
 
 NOTE = "--- remote traceback ---\n"
 
+SHORT_TEXT, SHORT_TRACEBACK = 4_000, 8_000
+"""Characters that are kept of an error which is too large for a message."""
+
 
 def to_facts(error: BaseException, actor: str, incarnation: int, *, ran: bool) -> dict[str, Any]:
-    """Return the facts of ``error``; ``ran`` says that the handler had begun."""
-    if isinstance(error, ActorError):
-        facts = error.facts()
-        if ran:  # what a nested call did not run says nothing of this handler
-            facts["x"] = Executed.YES.value
-        facts["a"] = facts["a"] or actor
-        facts["i"] = facts["i"] or incarnation
-        return facts | {"c": error.code}
-    kind = type(error)
-    return {
-        "c": RemoteError.code,
-        "k": f"{kind.__module__}:{kind.__qualname__}",
-        "w": _text(error),
-        "t": "".join(traceback.format_exception(error)) if ran else "",
-        "p": _arguments(error),
-        "a": actor,
-        "i": incarnation,
-        "x": (Executed.YES if ran else Executed.NEVER).value,
-    }
+    """Return the facts of ``error`` as plain data; ``ran`` says that the handler had begun. Never raises."""
+    facts = _facts_of_actor_error(error, ran=ran) if isinstance(error, ActorError) else None
+    if facts is None:
+        facts = {
+            "c": RemoteError.code,
+            "k": _class_name(error),
+            "w": _text(error),
+            "t": _sendable("".join(traceback.format_exception(error))) if ran else "",
+            "p": _arguments(error),
+            "d": _attributes(error),
+            "x": (Executed.YES if ran else Executed.NEVER).value,
+        }
+    facts["a"] = facts.get("a") or actor
+    facts["i"] = facts.get("i") or incarnation
+    return facts
+
+
+def shortened(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what always fits a message: the class, the begin of the text, the end of the traceback."""
+    text, trace = str(facts.get("w", "")), str(facts.get("t", ""))
+    if len(text) > SHORT_TEXT:
+        text = f"{text[:SHORT_TEXT]}... ({len(text):,} characters)"
+    return facts | {"w": text, "t": trace[-SHORT_TRACEBACK:], "p": None, "d": None}
 
 
 def from_facts(facts: Any) -> Exception:
     """Build the exception that `to_facts` described; never raises."""
     if not isinstance(facts, dict):
         return RemoteError(f"the peer sent an error that cannot be read: {facts!r}")
+    cls = BY_CODE.get(str(facts.get("c")), RemoteError)
+    own = _own_class(facts) if cls is RemoteError else _own_kind(cls, facts)
+    if own is not None:
+        return own
     try:
-        cls = BY_CODE.get(str(facts.get("c")), RemoteError)
-        if cls is RemoteError and facts.get("p") is not None:
-            own = _own_class(facts)
-            if own is not None:
-                return own
-        error = cls.from_facts(facts)
-    except (TypeError, ValueError, AttributeError) as problem:
+        return cls.from_facts(facts)
+    except Exception as problem:
         return RemoteError(f"the peer sent an error that cannot be read: {problem}")
-    return error
+
+
+def _facts_of_actor_error(error: ActorError, *, ran: bool) -> dict[str, Any] | None:
+    try:
+        facts = error.facts() | {"c": error.code}
+        facts["w"] = _sendable(str(facts["w"]))
+        if ran:  # what a nested call did not run says nothing of this handler
+            facts["x"] = Executed.YES.value
+        if type(error) is not BY_CODE.get(error.code):
+            facts["s"] = _class_name(error)
+        return facts if _is_sendable(facts) else None
+    except Exception:  # of a class derived by a user
+        return None
+
+
+def _own_kind(cls: type[ActorError], facts: dict[str, Any]) -> Exception | None:
+    """Build a class that a user has derived from one of ours, if it is known here and is built like its base."""
+    try:
+        kind = find_class(facts["s"]) if "s" in facts else cls
+        return kind.from_facts(facts) if issubclass(kind, cls) else None
+    except Exception:
+        return None
 
 
 def _own_class(facts: dict[str, Any]) -> Exception | None:
+    """Build the class that was raised; None if it is not known here, or needs something else to be built."""
+    if facts.get("p") is None:
+        return None
     try:
         cls = find_class(str(facts["k"]))
-        if not issubclass(cls, Exception) or issubclass(cls, ActorError):
+        # No future takes a StopIteration, and a coroutine that raises one raises something else.
+        if not issubclass(cls, Exception) or issubclass(cls, ActorError | StopIteration):
             return None
         error = cls(*facts["p"])
-        same = str(error) == facts["w"]
-    except DecodeError:
+        if facts.get("d"):
+            vars(error).update(facts["d"])
+        if str(error) != facts["w"]:
+            return None
+        if facts.get("t"):
+            error.add_note(f"{NOTE}{str(facts['t']).rstrip()}")
+    except Exception:
         return None
-    except Exception:  # a constructor that wants something else: the facts remain
-        return None
-    if not same:
-        return None
-    if facts.get("t"):
-        error.add_note(f"{NOTE}{str(facts['t']).rstrip()}")
     return error
+
+
+def _class_name(error: BaseException) -> str:
+    return f"{type(error).__module__}:{type(error).__qualname__}"
 
 
 def _arguments(error: BaseException) -> list[Any] | None:
@@ -81,11 +117,29 @@ def _arguments(error: BaseException) -> list[Any] | None:
         wanted = list(arguments)
     except Exception:
         return None
-    return wanted if is_plain(wanted) else None
+    return wanted if _is_sendable(wanted) else None
+
+
+def _attributes(error: BaseException) -> dict[str, Any]:
+    attributes = getattr(error, "__dict__", {})
+    return {name: v for name, v in attributes.items() if name != "__notes__" and _is_sendable(v)}
+
+
+def _is_sendable(value: Any) -> bool:
+    """True for plain data that MessagePack takes, whatever its integers and texts."""
+    try:
+        return is_plain(value) and bool(msgspec.msgpack.encode(value))
+    except (ValueError, OverflowError, RecursionError):
+        return False
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return _sendable(str(error))
     except Exception as problem:
-        return f"<its text cannot be had: {problem!r}>"
+        return f"<its text cannot be had: {type(problem).__name__}>"
+
+
+def _sendable(text: str) -> str:
+    """Text that is valid Unicode; a lone surrogate, as in names of files, is spelt out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

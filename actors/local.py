@@ -86,6 +86,22 @@ class LocalOrigin:
         return producer
 
 
+class _Room:
+    """A sender of this process that waits for room."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+    def admit(self) -> bool:
+        """See `Waiter`."""
+        if self.future.done():
+            return False
+        self.future.set_result(None)
+        return True
+
+
 class LocalRoute:
     """The way to one actor incarnation of this process."""
 
@@ -181,10 +197,14 @@ class LocalRoute:
 
     async def room(self) -> None:
         """Return when the mailbox takes another message, or the actor has stopped."""
-        while self.cell.mailbox.full and self.cell.takes_mail:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.cell.rooms.append(future)
-            await future
+        cell, loop = self.cell, asyncio.get_running_loop()
+        while cell.mailbox.full and cell.takes_mail:
+            room = _Room(loop.create_future())
+            cell.rooms.append(room)
+            try:
+                await room.future
+            finally:  # whoever is next: this one may have left, or go elsewhere
+                loop.call_soon(cell.let_in)
 
     def _method(self, name: str, *, streams: bool) -> Method:
         method = self.cell.methods.get(name)
@@ -204,7 +224,15 @@ class LocalRoute:
         extra: Any,
     ) -> None:
         letter = Letter(
-            kind, call_id, method, self.origin, deadline, None, list(args), kwargs or None, cell=self.cell
+            kind,
+            call_id,
+            method,
+            self.origin,
+            deadline,
+            None,
+            list(args),
+            dict(kwargs) or None,
+            cell=self.cell,
         )
         if extra is not None:
             letter.chain = tuple(extra.get("c", ()))

@@ -83,20 +83,23 @@ class Mailbox:
             return True
         return False
 
-    def overflow(self, letter: Letter) -> tuple[Admit, Letter | None]:
-        """Apply the overflow policy to a letter that was not accepted; the second value gets `MailboxFull`."""
+    def overflow(self, letter: Letter) -> tuple[Admit, list[Letter]]:
+        """Apply the overflow policy to a letter that was not accepted; who is returned gets `MailboxFull`."""
         policy = self.policy
         self.overflows += 1
         if policy.overflow is Overflow.DROP_OLDEST:
-            oldest = self.take_oldest()
-            self.put(letter)
-            return Admit.TAKEN, oldest
+            dropped = []
+            while not self.accept(letter):
+                oldest = self.take_oldest()
+                assert oldest is not None  # an empty mailbox accepts everything
+                dropped.append(oldest)
+            return Admit.TAKEN, dropped
         if policy.overflow is Overflow.FAIL:
-            return Admit.FAIL, letter
+            return Admit.FAIL, [letter]
         if policy.overflow is Overflow.BLOCK:
             self.put(letter)  # bounded by the credit of the senders; no new credit is given while full
-            return _TAKEN
-        return Admit.REFUSED, letter
+            return Admit.TAKEN, []
+        return Admit.REFUSED, [letter]
 
     def put(self, letter: Letter) -> None:
         """Put a letter in regardless of the bounds."""
@@ -134,6 +137,3 @@ class Mailbox:
         self.queue.clear()
         self.bytes = self.husks = 0
         return letters
-
-
-_TAKEN: tuple[Admit, Letter | None] = (Admit.TAKEN, None)

@@ -147,10 +147,15 @@ class Node:
 
         Raises `StartFailed` with the traceback of the constructor or of ``on_start``.
         """
+        if self._closed:
+            raise StartFailed("this node was closed", actor=name)
         if name in self._by_name:
             raise StartFailed("an actor of this name runs in this process already", actor=name)
         if not (isinstance(cls, type) and issubclass(cls, Actor)):
             raise StartFailed(f"{cls!r} is not a class that derives from callboard.Actor", actor=name)
+        if type(cls.concurrency) is not int or cls.concurrency < 1:
+            why = f"{cls.__name__}.concurrency is {cls.concurrency!r}; it must be a whole number above 0"
+            raise StartFailed(why, actor=name)
         policy = mailbox or MailboxPolicy()
         location = Location(
             name,
@@ -164,10 +169,12 @@ class Node:
         cell = Cell(self, cls, location, policy, cls.concurrency)
         self.cells[location.number] = cell
         self._by_name[name] = cell
+        current = CURRENT.set(None)
         try:
-            CURRENT.set(None)
             cell.actor = self._build(cls, args, kwargs, cell)
             await cell.actor.on_start()
+            if cell.state is not State.STARTING:
+                raise ActorStopped("it was stopped while it started")
         except BaseException as error:
             await self._discard(cell)
             if not isinstance(error, Exception):
@@ -175,6 +182,8 @@ class Node:
             text = "".join(traceback.format_exception(error))
             why = f"it did not start: {type(error).__name__}: {error}"
             raise StartFailed(why, actor=name, incarnation=incarnation, remote_traceback=text) from error
+        finally:
+            CURRENT.reset(current)
         cell.open()
         self.directory.add(location)
         return self.ref(name, cls)
@@ -218,6 +227,9 @@ class Node:
         self.cells.pop(cell.location.number, None)
         if self._by_name.get(cell.location.name) is cell:
             del self._by_name[cell.location.name]
+        for session in self._sessions.values():
+            if isinstance(session, Origin):
+                session.inlets.pop(cell.location.number, None)  # it holds the actor
 
     def actor_failed(self, cell: Cell, error: BaseException) -> None:
         """A tell raised: nothing more is handled, and whoever supervises decides."""
@@ -267,8 +279,13 @@ class Node:
         self.directory.add(location)
 
     def remove_location(self, name: str, incarnation: int, reason: str) -> None:
-        """The supervisor says: this instance is down."""
+        """The supervisor says: this instance is down. What waits here for it fails now."""
+        location = self.directory.get(name)
         self.directory.remove(name, incarnation, reason)
+        if location is not None and location.incarnation <= incarnation:
+            peer = self._peers.get(location.node)
+            if peer is not None:
+                peer.actor_down(location, reason)
 
     def node_down(self, node: str, reason: str) -> None:
         """The supervisor says: this whole node is gone. Everything outstanding on it fails now."""
@@ -306,8 +323,15 @@ class Node:
         except CallboardError as error:
             self._peer_down(peer, str(error))
             return
+        except Exception as error:  # a plane's mistake, or no descriptors left: nobody may wait for ever
+            log.exception("dialling %s failed", peer.address)
+            self._peer_down(peer, f"{type(error).__name__}: {error}")
+            return
         if self._peers.get(peer.node) is not peer:  # it went down while we dialled
             link.close()
+            return
+        if not link.is_up:  # it was up for less than a turn of the loop
+            self._peer_down(peer, f"{peer.address} broke during the handshake")
             return
         self._sessions[link] = peer
         peer.connected(link)

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from callboard.transports.base import Link
-from callboard.transports.errors import CallboardError, TransportError
+from callboard.transports.errors import TransportError
 
 from .cell import Cell
 from .codec import Codec, decode_plain
 from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL, Envelope, split
 from .errors import ActorStopped, CodecError, EncodeError, UnknownMethod
-from .failure import to_facts
+from .failure import shortened, to_facts
 from .mailbox import Letter
 from .outbox import Outbox
 from .pending import INFINITE
@@ -42,7 +42,7 @@ class Host(Protocol):
 class Inlet:
     """One peer's way into one mailbox: counts what was taken, to give credit back."""
 
-    __slots__ = ("bytes", "cell", "count", "half", "half_bytes", "origin")
+    __slots__ = ("bytes", "cell", "count", "half", "half_bytes", "origin", "withheld")
 
     def __init__(self, origin: Origin, cell: Cell) -> None:
         self.origin = origin
@@ -50,16 +50,24 @@ class Inlet:
         self.count = self.bytes = 0
         self.half = max(1, cell.location.window // 2)
         self.half_bytes = cell.location.window_bytes // 2
+        self.withheld = False
 
     def taken(self, size: int) -> None:
         """A message of ``size`` bytes left the mailbox."""
         self.count += 1
         self.bytes += size
         if self.count >= self.half or self.bytes >= self.half_bytes:
-            if self.cell.mailbox.full:
-                self.cell.withheld.add(self)
-            else:
+            if not self.cell.mailbox.full:
                 self.give()
+            elif not self.withheld:
+                self.withheld = True
+                self.cell.rooms.append(self)
+
+    def admit(self) -> bool:
+        """The mailbox has room again: return what was withheld."""
+        self.withheld = False
+        self.give()
+        return False
 
     def give(self) -> None:
         """Return the credit collected so far."""
@@ -122,6 +130,8 @@ class Origin:
         if cell is None:
             error = ActorStopped("it has been stopped")
             self._refuse(envelope, error, "an actor that has been stopped", 0)
+            # What waits at the sender has to come out, too, to be refused.
+            self.post_plain((CREDIT, 0, [1, len(envelope.body)], envelope.target))
             return None
         inlet = self.inlets[envelope.target] = Inlet(self, cell)
         return inlet
@@ -134,7 +144,7 @@ class Origin:
         size = len(body)
         for buffer in buffers:
             size += memoryview(buffer).nbytes
-        if method is None or (kind != TELL and method.streams is not (kind == OPEN)):
+        if method is None or method.streams is not (kind == OPEN):
             inlet.taken(size)
             why = unknown_method(cell.cls, envelope.method, streams=kind == OPEN)
             self._refuse(envelope, UnknownMethod(why), cell.location.name, cell.location.incarnation)
@@ -154,7 +164,8 @@ class Origin:
             cell,
         )
         if envelope.extra is not None:
-            letter.chain = tuple(envelope.extra.get("c", ()))
+            chain = envelope.extra.get("c")
+            letter.chain = tuple(chain) if type(chain) is list else ()
             letter.extra = envelope.extra
         if kind != TELL:
             self.calls[envelope.id] = letter
@@ -209,21 +220,23 @@ class Origin:
 
     def producer(self, letter: Letter) -> RemoteProducer:
         """Make the sending side of a stream."""
-        granted = (letter.extra or {}).get("w", (0, 0))
-        return RemoteProducer(self.outbox, self.host.codec, letter.id, int(granted[0]), int(granted[1]))
+        granted = (letter.extra or {}).get("w")
+        items, size = granted if type(granted) is list and len(granted) == 2 else (0, 0)
+        if type(items) is not int or type(size) is not int:
+            items = size = 0
+        return RemoteProducer(self.outbox, self.host.codec, letter.id, items, size)
 
     def forget(self, letter: Letter) -> None:
         """Nobody waits for this letter any more."""
         self.calls.pop(letter.id, None)
 
     def post_plain(self, envelope: tuple[Any, ...]) -> None:
-        """Post an envelope of plain data; falls back to a short error where even that cannot be sent."""
+        """Post an envelope of plain data; an error that is too large for a message is shortened."""
         pack = self.host.codec.pack
         try:
             self.outbox.post(pack(envelope))
-        except (CallboardError, ValueError, OverflowError) as error:
-            facts = to_facts(error, "", 0, ran=True) | {"t": ""}
-            self.outbox.post(pack((ERROR, envelope[1], facts)))
+        except TransportError:
+            self.outbox.post(pack((ERROR, envelope[1], shortened(envelope[2]))))
 
     def down(self) -> None:
         """The link is gone: nobody waits for any of it."""
@@ -232,5 +245,6 @@ class Origin:
         for letter in calls.values():
             letter.cell.cancel(letter)
         for inlet in self.inlets.values():
-            inlet.cell.withheld.discard(inlet)
+            if inlet.withheld:
+                inlet.cell.rooms.remove(inlet)
         self.inlets.clear()

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from callboard.transports.base import Link
 from callboard.transports.errors import TooLarge, TransportError
+from callboard.transports.settings import SMALLEST_LIMIT_BYTES
 
-from .envelope import array_header, join
+from .envelope import array_header, join, split_raw
 
 CHUNK = 64
 CHUNK_BYTES = 256 * 1024
@@ -70,17 +71,25 @@ class Outbox:
         """Start sending on ``link``; its limit counts from now on."""
         self.link = link
         if link.peer.max_message_bytes:
-            self.limit_bytes = min(self.limit_bytes, link.peer.max_message_bytes)
+            theirs = max(link.peer.max_message_bytes, SMALLEST_LIMIT_BYTES)
+            self.limit_bytes = min(self.limit_bytes, theirs)
             self._chunk_bytes = min(CHUNK_BYTES, self.limit_bytes - 8)
         self.flush()
 
-    def detach(self) -> None:
-        """Drop everything: the link is gone, and what was meant for it must not reach a successor."""
+    def detach(self) -> list[bytes]:
+        """Drop everything: the link is gone, and what was meant for it must not reach a successor.
+
+        Returns the batches that the link has not got.
+        """
+        left = [frames[0] for frames in self._ready]
+        if self._parts:
+            left.append(join(self._parts))
         self.link = None
-        self._parts.clear()
+        self._parts = []
         self._ready.clear()
         self._dirty.clear()
         self._bytes = 0
+        return left
 
     def post(self, part: bytes) -> None:
         """Queue one encoded envelope; raises `TooLarge`."""
@@ -129,7 +138,9 @@ class Outbox:
         if ready:
             link = self.link
             while ready and link is not None and not link.full:
-                if not self._hand_over(link, ready.popleft()):
+                frames = ready.popleft()
+                if not self._hand_over(link, frames):
+                    ready.appendleft(frames)
                     return
         if self._parts:
             self._emit()
@@ -145,16 +156,18 @@ class Outbox:
 
     def _send(self, frames: Sequence[Any]) -> None:
         link = self.link
-        if link is None or self._ready or link.full:
+        if link is None or self._ready or link.full or not self._hand_over(link, frames):
             self._ready.append(frames)
-        else:
-            self._hand_over(link, frames)
 
     def _hand_over(self, link: Link, frames: Sequence[Any]) -> bool:
         try:
             link.send(frames)
         except TooLarge as error:  # posted before the peer had said its limit
-            self._refused(frames, error)
+            parts = split_raw(frames[0])
+            if len(parts) > 1:
+                self._ready.extendleft([(join([bytes(part)]),) for part in reversed(parts)])
+            else:
+                self._refused(frames, error)
         except TransportError:  # the link has just gone: link_down follows and fails what was outstanding
             return False
         return True

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from callboard.transports.base import Link
-from callboard.transports.errors import TransportError
+from callboard.transports.errors import TooLarge, TransportError
 
 from .codec import Codec, decode_plain
 from .directory import Location
@@ -152,7 +152,10 @@ class Outlet:
         while self.crowded:
             future: asyncio.Future[None] = self.peer.loop.create_future()
             self._rooms.append(future)
-            await future
+            try:
+                await future
+            finally:  # whoever is next: this one may have left, or go elsewhere
+                self.peer.loop.call_soon(self._let_in)
 
     def _encode_and_send(
         self,
@@ -193,13 +196,17 @@ class Outlet:
         self._bytes += size
         backlog = self._backlog
         while backlog and self._credit > 0 and self._bytes > 0:
-            _, part, buffers, length = backlog.popleft()
+            call_id, part, buffers, length = backlog.popleft()
+            try:
+                if buffers:
+                    self.outbox.post_with(part, buffers)
+                else:
+                    self.outbox.post(part)
+            except TooLarge as error:  # it was put here before the peer had said its limit
+                self.peer.refuse(call_id, error)
+                continue
             self._credit -= 1
             self._bytes -= length
-            if buffers:
-                self.outbox.post_with(part, buffers)
-            else:
-                self.outbox.post(part)
         self._let_in()
 
     def _let_in(self) -> None:
@@ -212,9 +219,15 @@ class Outlet:
                     future.set_result(None)
                     room -= 1
 
+    @property
+    def idle(self) -> bool:
+        """True if nothing waits here for credit."""
+        return not self._backlog
+
     def down(self) -> set[int]:
         """The way is gone: drop the backlog and return the ids in it, which were never sent."""
         never = {entry[0] for entry in self._backlog}
+        self.peer.host.dropped_tells += sum(not entry[0] for entry in self._backlog)
         self._backlog.clear()
         self.crowded = False
         while self._rooms:
@@ -244,7 +257,12 @@ class Peer:
     @property
     def idle(self) -> bool:
         """True if nothing waits to be sent and no answer is awaited."""
-        return self.outbox.idle and not self._calls() and not self._readers()
+        return (
+            self.outbox.idle
+            and all(outlet.idle for outlet in self.outlets.values())
+            and not self._calls()
+            and not self._readers()
+        )
 
     def outlet(self, location: Location) -> Outlet:
         """The way to one of its actors."""
@@ -297,6 +315,8 @@ class Peer:
                 reader = host.readers.get(envelope.id)
                 if reader is not None:
                     items = host.codec.decode(envelope.body, buffers)
+                    if type(items) is not list:
+                        raise DecodeError("a record that is no list")
                     reader.feed(items, record_bytes(envelope.body, len(items)) + total_bytes(buffers))
             elif kind == END:
                 reader = host.readers.pop(envelope.id, None)
@@ -315,6 +335,8 @@ class Peer:
             if reader is not None:
                 reader.route.cancel(envelope.id)
                 reader.finish(error)
+            elif kind == ERROR:
+                self._failed(envelope.id, error)
 
     def _failed(self, call_id: int, error: Exception) -> None:
         call = self.host.pending.calls.pop(call_id, None)
@@ -329,12 +351,20 @@ class Peer:
             self.host.pending.late += 1
 
     def _refused(self, frames: Sequence[Any], error: TransportError) -> None:
-        for envelope in split(frames[0]):
-            if envelope.id:
-                self._failed(envelope.id, error)
-            else:
-                self.host.dropped_tells += 1
-                log.warning("dropped a tell of %s: %s", envelope.method, error)
+        """The outbox could not send a message, although it was posted."""
+        (envelope,) = split(frames[0])
+        self.refuse(envelope.id, error)
+        outlet = self.outlets.get(envelope.target)
+        if outlet is not None:  # it will not be taken from the mailbox
+            outlet.more(1, len(envelope.body) + total_bytes(frames[1:]))
+
+    def refuse(self, call_id: int, error: TransportError) -> None:
+        """A message that was accepted cannot be sent: fail the call, count the tell."""
+        if call_id:
+            self._failed(call_id, error)
+        else:
+            self.host.dropped_tells += 1
+            log.warning("dropped a tell to %s: %s", self.node, error)
 
     def _calls(self) -> list[int]:
         return [i for i, call in self.host.pending.calls.items() if getattr(call.route, "peer", None) is self]
@@ -344,25 +374,37 @@ class Peer:
 
     def down(self, why: str) -> None:
         """The link is gone, or could not be made: everything outstanding fails now."""
-        connected = self.link is not None
         self.link = None
-        never: set[int] = set()
+        never = self._unsent()
         for outlet in self.outlets.values():
             never |= outlet.down()
-        for call_id in self._calls():
-            call = self.host.pending.calls.pop(call_id)
-            if not call.future.done():
-                ran = Executed.MAYBE if connected and call_id not in never else Executed.NEVER
-                call.future.set_exception(_unavailable(why, call.route.location, ran))
-        for call_id in self._readers():
-            reader = self.host.readers.pop(call_id)
-            ran = Executed.MAYBE if connected and call_id not in never else Executed.NEVER
-            reader.finish(_unavailable(why, reader.route.location, ran))
-        self.outbox.detach()
+        for call_id in {*self._calls(), *self._readers()}:
+            self._unavailable(call_id, why, Executed.NEVER if call_id in never else Executed.MAYBE)
 
+    def actor_down(self, location: Location, why: str) -> None:
+        """One of its actors is gone: what waits here for credit fails now; the node answers what it has got."""
+        outlet = self.outlets.pop(location.number, None)
+        for call_id in outlet.down() if outlet is not None else ():
+            self._unavailable(call_id, why, Executed.NEVER)
 
-def _unavailable(why: str, location: Location, executed: Executed) -> ActorUnavailable:
-    return ActorUnavailable(why, actor=location.name, incarnation=location.incarnation, executed=executed)
+    def _unsent(self) -> set[int]:
+        """Empty the outbox; returns the calls in it, and counts the tells."""
+        never: set[int] = set()
+        for frame in self.outbox.detach():
+            for envelope in split(frame):
+                if envelope.kind == TELL:
+                    self.host.dropped_tells += 1
+                elif envelope.kind <= OPEN:
+                    never.add(envelope.id)
+        return never
+
+    def _unavailable(self, call_id: int, why: str, executed: Executed) -> None:
+        calls, readers = self.host.pending.calls, self.host.readers
+        call = calls.get(call_id) or readers.get(call_id)
+        if call is not None:
+            where = call.route.location
+            error = ActorUnavailable(why, actor=where.name, incarnation=where.incarnation, executed=executed)
+            self._failed(call_id, error)
 
 
 def argument_path(path: str) -> str:

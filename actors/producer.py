@@ -18,7 +18,8 @@ from .envelope import END, ITEMS, array_header, join
 from .outbox import Outbox, total_bytes
 
 RECORD_ITEMS = 256
-RECORD_BYTES = 64 * 1024
+RECORD_BYTES = 48 * 1024
+"""Below the smallest limit of a message, so that a record of several items always fits."""
 TURN_ITEMS = 256
 
 WINDOW_ITEMS = 4096
@@ -40,16 +41,20 @@ class Producer(Protocol):
     def close(self) -> None:
         """Send what was collected; nothing follows but an error."""
 
+    def abandon(self) -> None:
+        """Nobody reads any more: end at the next item, whatever the generator makes of its cancellation."""
+
 
 class _Credit:
     """Credit in items and bytes, and the producer that waits for it."""
 
-    __slots__ = ("bytes", "items", "waiter")
+    __slots__ = ("abandoned", "bytes", "items", "waiter")
 
     def __init__(self, items: int, size: int) -> None:
         self.items = items or WINDOW_ITEMS
         self.bytes = size or WINDOW_BYTES
         self.waiter: asyncio.Future[None] | None = None
+        self.abandoned = False
 
     def more(self, items: int, size: int) -> None:
         """Add credit and wake the producer."""
@@ -61,9 +66,16 @@ class _Credit:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def abandon(self) -> None:
+        """There will be no more."""
+        self.abandoned = True
+        self.items = 0
+
     async def wait(self) -> None:
-        """Return once there is credit for one item."""
+        """Return once there is credit for one item; raises CancelledError if there will be none."""
         while self.items <= 0 or self.bytes <= 0:
+            if self.abandoned:
+                raise asyncio.CancelledError
             self.waiter = asyncio.get_running_loop().create_future()
             await self.waiter
 
@@ -133,13 +145,25 @@ class RemoteProducer:
         """Send what was collected."""
         self._emit()
 
+    def abandon(self) -> None:
+        """See `Producer`."""
+        self._credit.abandon()
+
     def _emit(self) -> None:
         parts = self._parts
         if parts:
-            record = Raw(join(parts))
             self._parts = []
+            if (
+                self._size > RECORD_BYTES and len(parts) > 1
+            ):  # a large item goes alone: it may just fit by itself
+                last = parts.pop()
+                self._post(parts)
+                parts = [last]
             self._size = 0
-            self._outbox.post(self._codec.pack((ITEMS, self._id, record)))
+            self._post(parts)
+
+    def _post(self, parts: list[bytes]) -> None:
+        self._outbox.post(self._codec.pack((ITEMS, self._id, Raw(join(parts)))))
 
     def _send_alone(self, part: bytes, buffers: list[Any]) -> None:
         self._emit()
@@ -193,3 +217,7 @@ class LocalProducer:
 
     def close(self) -> None:
         """Nothing is collected here."""
+
+    def abandon(self) -> None:
+        """See `Producer`."""
+        self._credit.abandon()

@@ -14,13 +14,23 @@ async def run_in_thread(function: Callable[[], Any]) -> Any:
     """Run ``function`` in the loop's thread pool, with the context of the caller.
 
     A thread cannot be stopped: if the caller is cancelled, this waits for the function to return (it sees
-    ``is_cancelled()``), so that an actor never handles two messages at once by accident.
+    ``is_cancelled()``), so that an actor never handles two messages at once by accident. A function that still waits
+    for a thread then is not run.
     """
     context = contextvars.copy_context()
-    future = asyncio.get_running_loop().run_in_executor(None, context.run, function)
+    left = False
+
+    def call() -> Any:
+        try:
+            return None if left else context.run(function)
+        except StopIteration as error:  # which no future takes: it would never be done
+            raise RuntimeError("the handler raised StopIteration") from error
+
+    future = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        left = True
         while not future.done():
             try:
                 await asyncio.wait([future])
@@ -46,4 +56,4 @@ async def plain_stream(source: Iterator[Any], *, blocking: bool) -> AsyncIterato
     finally:
         close = getattr(source, "close", None)
         if close is not None:
-            close()
+            await run_in_thread(close) if blocking else close()

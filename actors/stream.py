@@ -71,7 +71,15 @@ class Reader:
         def expire() -> None:
             if not self.done:
                 cancel()
-                self.finish(DeadlineExceeded("the stream did not end in time", executed=Executed.MAYBE))
+                location = self.route.location
+                self.finish(
+                    DeadlineExceeded(
+                        "the stream did not end in time",
+                        actor=location.name,
+                        incarnation=location.incarnation,
+                        executed=Executed.MAYBE,
+                    )
+                )
 
         self._timer = asyncio.get_running_loop().call_later(seconds, expire)
 
@@ -210,9 +218,8 @@ class Stream(AsyncIterator[R], Generic[R]):
         return _batches(self._state)
 
     async def aclose(self) -> None:
-        """Stop reading; the handler is cancelled if it has not ended."""
-        if self._generator is not None:
-            await self._generator.aclose()
+        """Stop reading; the handler is cancelled if it has not ended, and none is started any more."""
+        await self.__aiter__().aclose()
         self._state.leave()
 
     async def __aenter__(self) -> Stream[R]:

@@ -80,6 +80,10 @@ class Link(Protocol):
     def full(self) -> bool:
         """True while the bounded queue of this link is full: do not send, wait for ``link_writable``."""
 
+    @property
+    def is_up(self) -> bool:
+        """False from the moment that its end was decided."""
+
     def send(self, frames: Frames) -> None:
         """Queue one message of at least one frame; never blocks.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,14 @@ async def turns(count: int) -> None:
     """Let the event loop run a few times."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def drain(stream: AsyncIterator[Any]) -> tuple[list[Any], Exception | None]:
+    """Read a stream to its end; returns its items and how it ended."""
+    items = []
+    try:
+        async for item in stream:
+            items.append(item)
+    except Exception as error:
+        return items, error
+    return items, None

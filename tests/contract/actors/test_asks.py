@@ -125,7 +125,7 @@ async def test_a_nested_ask_whose_time_is_over_is_not_sent(pair):
     outer = await pair.spawn(Caller, name="outer.0")
     inner = await pair.spawn(Gate, name="inner.0")
     with pytest.raises(DeadlineExceeded):
-        await outer.options(deadline_s=0.02).ask(Caller.ask_too_late, inner)
+        await outer.options(deadline_s=0.3).ask(Caller.ask_too_late, inner)
     await until(lambda: pair.actor("outer.0").errors)
     (error,) = pair.actor("outer.0").errors
     assert (type(error), error.executed) == (DeadlineExceeded, Executed.NEVER)
