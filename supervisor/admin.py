@@ -31,10 +31,13 @@ class GetStatus(Message, frozen=True):
 
 
 class StopSystem(Message, frozen=True):
-    """Answered by `Done` when the stop begins; it is over when the lock of the directory is free."""
+    """Answered by `Stopping` when the stop begins; it is over when the lock of the directory is free.
+
+    Without a grace the system takes that of its config.
+    """
 
     number: int
-    grace_s: float
+    grace_s: float | None
 
 
 class Follow(Message, frozen=True):
@@ -60,10 +63,11 @@ class StatusReply(Message, frozen=True):
     status: SystemStatus
 
 
-class Done(Message, frozen=True):
-    """The request is accepted."""
+class Stopping(Message, frozen=True):
+    """What still runs after ``grace_s`` seconds is killed."""
 
     number: int
+    grace_s: float
 
 
 class Failed(Message, frozen=True):
@@ -88,7 +92,7 @@ class Resolved(Message, frozen=True):
     locations: list[WireLocation]
 
 
-Reply = StatusReply | Done | Failed | Welcome | Resolved | DirectoryAdd | DirectoryRemove | NodeDown
+Reply = StatusReply | Stopping | Failed | Welcome | Resolved | DirectoryAdd | DirectoryRemove | NodeDown
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
@@ -104,7 +108,7 @@ class AdminServer:
         settings: NetworkSettings,
         roster: Roster,
         status: Callable[[], Coroutine[Any, Any, SystemStatus]],
-        stop: Callable[[float], None],
+        stop: Callable[[float | None], float],
     ) -> None:
         self._namespace, self._settings = namespace, settings
         self._roster, self._status, self._stop = roster, status, stop
@@ -146,8 +150,7 @@ class AdminServer:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             case StopSystem(number, grace_s):
-                channel.send(Done(number))
-                self._stop(grace_s)
+                channel.send(Stopping(number, self._stop(grace_s)))
             case Resolve(number, name):
                 found = self._roster.instances(name)
                 channel.send(Resolved(number, [location.to_wire() for location in found]))
@@ -211,9 +214,11 @@ class AdminClient:
         assert isinstance(reply, StatusReply)
         return reply.status
 
-    async def stop(self, grace_s: float, limit_s: float = 5.0) -> None:
-        """Begin to stop the system."""
-        await self._ask(lambda number: StopSystem(number, grace_s), limit_s)
+    async def stop(self, grace_s: float | None, limit_s: float = 5.0) -> float:
+        """Begin to stop the system; returns the seconds after which it kills what is left."""
+        reply = await self._ask(lambda number: StopSystem(number, grace_s), limit_s)
+        assert isinstance(reply, Stopping)
+        return reply.grace_s
 
     async def resolve(self, name: str, limit_s: float = 5.0) -> list[WireLocation]:
         """What a name stands for now."""

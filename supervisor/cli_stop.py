@@ -18,12 +18,10 @@ KILL_LIMIT_S = 10.0
     "--grace",
     "grace_s",
     type=click.FloatRange(0),
-    default=5.0,
-    show_default=True,
-    help="Seconds until what still runs is killed.",
+    help="Seconds until what still runs is killed; by default what the config says. 0 kills at once.",
 )
 @reporting
-def stop(namespace: str | None, runtime_dir: Path | None, grace_s: float) -> None:
+def stop(namespace: str | None, runtime_dir: Path | None, grace_s: float | None) -> None:
     """Drain and stop a running system; returns when it is gone.
 
     \b
@@ -32,12 +30,12 @@ def stop(namespace: str | None, runtime_dir: Path | None, grace_s: float) -> Non
     asyncio.run(_stop(namespace, runtime_dir, grace_s))
 
 
-async def _stop(namespace: str | None, runtime_dir: Path | None, grace_s: float) -> None:
+async def _stop(namespace: str | None, runtime_dir: Path | None, grace_s: float | None) -> None:
     from .connection import Connection
 
     connection = await Connection.open(namespace=namespace, runtime_dir=runtime_dir)
     try:
-        await connection.stop(grace_s, limit_s=grace_s + KILL_LIMIT_S)
+        await connection.stop(grace_s, limit_s=KILL_LIMIT_S)
     except TimeoutError:
         raise TimeoutError(f"the system in {connection.directory} has not stopped") from None
     finally:

@@ -82,10 +82,13 @@ class Connection:
         """What the system looks like now, with the counters of its actors."""
         return await self._client.status()
 
-    async def stop(self, grace_s: float, *, limit_s: float) -> None:
-        """Stop the system and wait until it is gone. Raises `TimeoutError` after ``limit_s`` seconds."""
-        await self._client.stop(grace_s)
-        async with asyncio.timeout(limit_s):
+    async def stop(self, grace_s: float | None = None, *, limit_s: float = 10.0) -> None:
+        """Stop the system, by default with the grace of its config, and wait until it is gone.
+
+        Raises `TimeoutError` if it is not ``limit_s`` seconds after the grace.
+        """
+        grace_s = await self._client.stop(grace_s)
+        async with asyncio.timeout(grace_s + limit_s):
             # The lock of another process cannot be waited for with a limit, only tried.
             while is_held(self.directory):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

@@ -189,6 +189,10 @@ def _make_private(path: Path) -> None:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise ConfigError(f"the runtime directory {path} belongs to user {found.st_uid}, not to you")
         parent = path.parent.stat()
+        if parent.st_uid not in (0, os.getuid()):
+            raise ConfigError(
+                f"user {parent.st_uid} can replace the runtime directory {path}: {path.parent} belongs to him"
+            )
         if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
             raise ConfigError(
                 f"anybody can replace the runtime directory {path}: {path.parent} is open to all"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from callboard.actors.policy import StopReason
 from callboard.transports.settings import NetworkSettings
 
 from . import control, guardian
@@ -36,6 +37,7 @@ from .strategy import Failure, one_for_one
 log = logging.getLogger("callboard.supervisor")
 
 SWEEP_LIMIT_S = 2.0
+STOP_ATTEMPT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +119,10 @@ class Supervisor:
         work.add_done_callback(self._tasks.discard)
         try:
             await asyncio.wait((work,))
-        finally:
+        except asyncio.CancelledError:
             work.cancel()
-            await asyncio.wait((work,))
+            await asyncio.gather(work, return_exceptions=True)
+            raise
         if work.cancelled():
             raise StartInterrupted()
         work.result()
@@ -134,6 +137,18 @@ class Supervisor:
         for level in start_levels({a.instance.spec.name: a.instance.spec for _, a in actors}.values()):
             now = [(slot, actor) for slot, actor in actors if actor.instance.spec.name in level]
             await _all(self._start_actor(slot, actor) for slot, actor in now)
+        for slot in slots:
+            self._complete_at_last(slot)
+
+    def _complete_at_last(self, slot: ProcessSlot) -> None:
+        """Every actor was ready; one may have failed since, and even its process may have died of it."""
+        if not slot.opening or (slot.recovery is not None and not slot.recovery.done()):
+            return
+        if slot.running is None:
+            self._recover(slot, Failure(reason=f"process {slot.name} {slot.last_exit}"))
+        else:
+            slot.opening = False
+            self._ready_if_complete(slot)
 
     async def _open(self, slot: ProcessSlot) -> None:
         """Spawn the next incarnation of a process and wait until its node listens."""
@@ -227,8 +242,11 @@ class Supervisor:
             slot.state = State.RESTARTING
             failure = Failure(reason=f"process {slot.name} {reason}", normal=running.ended_normally)
             self.on_event(f"{slot.name} {reason}")
-            slot.recovery = self._keep(self._recover_process(slot, failure), self._tasks)
+            self._recover(slot, failure)
         self.on_change()
+
+    def _recover(self, slot: ProcessSlot, failure: Failure) -> None:
+        slot.recovery = self._keep(self._recover_process(slot, failure), self._tasks)
 
     def _take_down(self, slot: ProcessSlot, reason: str) -> None:
         self.announcements = [a for a in self.announcements if a.actor not in slot.actors]
@@ -295,6 +313,7 @@ class Supervisor:
         while running is not None and slot.running is running:
             wait_s, restart = self._decide(slot, [actor.name], failure)
             if not restart:
+                self._ready_if_complete(slot)
                 break
             await asyncio.sleep(wait_s)
             if slot.running is not running:
@@ -307,6 +326,11 @@ class Supervisor:
                     break
                 failure = Failure(reason=f"{actor.name} did not start again: {error.why}")
                 log.error("%s", error)
+                # It may still be at it, if its time was up.
+                message = control.StopActor(actor.name, StopReason.FAILED.value, 0.0)
+                if not await running.stop_actor(message, STOP_ATTEMPT_S):
+                    running.kill()
+                    break
                 continue
             self.on_event(f"{actor.name} is back in {slot.name}")
             break
@@ -394,7 +418,7 @@ class Supervisor:
         """When every process is gone: kill what they left, and end the guardian."""
         self._beating.cancel()
         await asyncio.wait((self._beating,))
-        if self._cleaning:
+        while self._cleaning:
             await asyncio.wait(self._cleaning)
         await self._sentry.close()
 

@@ -206,11 +206,8 @@ class System:
         What has not ended after ``grace_s`` seconds (by default what the config says) is killed; 0 kills at
         once, also when a stop is under way.
         """
-        grace_s = self._config.limits.stop_grace_s if grace_s is None else grace_s
-        if self._stop is None:
-            self._stop = asyncio.get_running_loop().create_task(self._stop_now(grace_s))
-        elif grace_s <= 0:
-            self.kill_all()
+        self._stop_soon(grace_s)
+        assert self._stop is not None
         await asyncio.shield(self._stop)
 
     async def _stop_now(self, grace_s: float) -> None:
@@ -282,6 +279,8 @@ class System:
     def _event(self, text: str) -> None:
         if self.on_event is not None:
             _told(self.on_event, text)
+        else:
+            log.info("%s", text)
 
     def _failed(self, place: str, reason: str) -> None:
         if self._failure is None and self._stop is None:
@@ -290,14 +289,16 @@ class System:
             except UnknownPlace:  # the supervisor itself
                 tail = ""
             self._failure = SystemFailed(place, reason, tail)
-            self._stop_soon(self._config.limits.stop_grace_s)
+            self._stop_soon()
 
-    def _stop_soon(self, grace_s: float) -> None:
+    def _stop_soon(self, grace_s: float | None = None) -> float:
+        grace_s = self._config.limits.stop_grace_s if grace_s is None else grace_s
         if self._stop is None:
             self._stop = asyncio.get_running_loop().create_task(self._stop_now(grace_s))
         elif grace_s <= 0:
             self.kill_all()
         self._changed()
+        return grace_s
 
     # -- actors
 

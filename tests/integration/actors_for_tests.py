@@ -56,6 +56,10 @@ class Echo(Actor):
         await asyncio.sleep(seconds)
         return "waited"
 
+    async def wait_for(self, path: str) -> str:
+        await appears(path)
+        return "waited"
+
     async def block(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251
 
@@ -96,6 +100,12 @@ class Echo(Actor):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+async def appears(path: str | Path) -> None:
+    """Return when there is a file of this name."""
+    while not Path(path).exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 class Gate(Actor):
     """Holds asks and streams until it is opened, so that a test knows what is in flight."""
 
@@ -124,9 +134,9 @@ class Gate(Actor):
     async def open(self) -> None:
         self.opened.set()
 
-    async def open_later(self, seconds: float) -> None:
+    async def open_when(self, path: str) -> None:
         self.holding += 1
-        await asyncio.sleep(seconds)
+        await appears(path)
         self.opened.set()
 
     async def incarnation(self) -> int:
@@ -136,8 +146,8 @@ class Gate(Actor):
 class OneByOne(Actor):
     """Handles one message at a time."""
 
-    async def wait(self, seconds: float) -> str:
-        await asyncio.sleep(seconds)
+    async def wait_for(self, path: str) -> str:
+        await appears(path)
         return "waited"
 
 
@@ -150,11 +160,13 @@ class Slow(Actor):
             time.sleep(0.01)
 
     async def on_start(self) -> None:
-        while not self.ready.exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await appears(self.ready)
 
     async def ping(self) -> int:
         return self.context.incarnation
+
+    async def fail(self) -> None:
+        raise ValueError("asked to")
 
 
 class Recorder(Actor):
@@ -215,6 +227,16 @@ class Broken(Actor):
         if self.where == "hang":
             await asyncio.sleep(600)
         raise RuntimeError("the hook failed")
+
+
+class FailsAtOnce(Actor):
+    """Is ready, and fails in the first message it handles."""
+
+    async def on_start(self) -> None:
+        asyncio.get_running_loop().call_soon(self.context.ref.tell, FailsAtOnce.fail)
+
+    async def fail(self) -> None:
+        raise ValueError("at once")
 
 
 class FailsLater(Actor):

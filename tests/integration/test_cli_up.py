@@ -78,13 +78,16 @@ async def test_up_prints_a_line_for_each_process_and_what_is_announced(
 
 
 async def test_one_interrupt_drains_and_stops(cluster: Cluster, config: Path, tmp_path: Path) -> None:
-    book = tmp_path / "book"
-    config.write_text(CONFIG + RECORDER.format(path=book, slow_stop_s=0.0))
+    book, go_on = tmp_path / "book", tmp_path / "go on"
+    limits = "[supervisor]\nstop_grace_s = 60\n"
+    config.write_text(CONFIG + RECORDER.format(path=book, slow_stop_s=0.0) + limits)
     process, status = await up(config)
     pids = [entry["pid"] for entry in status["processes"]]
-    answer = asyncio.create_task(callboard("call", "echo.wait", "[0.5]"))
-    await until(lambda: is_running("echo.1"))
+    answer = asyncio.create_task(callboard("call", "echo.0.wait_for", f'["{go_on}"]', "--timeout", 60))
+    await until(lambda: is_running("echo.0"))
     os.killpg(process.pid, signal.SIGINT)
+    await until(lambda: is_in_state("stopping"))
+    go_on.touch()
     left = await finished(process)
     assert (left.code, left.err) == (0, "stopping; once more to kill\n")
     assert (await answer).out == '"waited"\n'
@@ -262,10 +265,10 @@ async def is_ready(name: str, incarnation: int) -> bool:
 async def test_after_it_was_frozen_itself_it_blames_none_of_its_processes(
     cluster: Cluster, config: Path
 ) -> None:
-    config.write_text(CONFIG + "[supervisor]\nheartbeat_s = 0.05\nsilence_s = 0.3\n")
+    config.write_text(CONFIG + "[supervisor]\nheartbeat_s = 0.1\nsilence_s = 1\n")
     process, _ = await up(config)
     process.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(1.0)  # longer than the silence that counts as a stall
+    await asyncio.sleep(2.0)  # longer than the silence that counts as a stall
     process.send_signal(signal.SIGCONT)
     for _ in range(2):
         status = (await callboard("ps", "--json")).json()

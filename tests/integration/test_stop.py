@@ -37,7 +37,9 @@ async def running(system: System, name: str) -> int:
     return int((await system.fetch_status()).actor(name).counters.get("running", 0))
 
 
-async def test_a_running_handler_finishes_and_its_caller_gets_the_answer(cluster: Cluster) -> None:
+async def test_a_running_handler_finishes_and_its_caller_gets_the_answer(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     system = await cluster.system(limits=FOREVER)
     gate = await system.spawn(Gate)
     asks = [asyncio.create_task(gate.options(deadline_s=60).ask(Gate.hold)) for _ in range(8)]
@@ -45,39 +47,48 @@ async def test_a_running_handler_finishes_and_its_caller_gets_the_answer(cluster
     assert await anext(stream) == 0
     await until(lambda: running(system, "gate.0"))
     await until(lambda: holds(gate, 8))
-    opening = asyncio.create_task(gate.ask(Gate.open_later, 0.3))
+    opening = asyncio.create_task(gate.options(deadline_s=60).ask(Gate.open_when, str(tmp_path / "open")))
     await until(lambda: holds(gate, 9))
-    await system.stop()
+    await stop_and_touch(system, tmp_path / "open")
     assert await asyncio.gather(*asks) == [0] * 8
     assert [item async for item in stream] == [0]
     await opening
     assert exits(system) == ["exited with code 0"]
 
 
+async def stop_and_touch(system: System, path: Path) -> None:
+    """Make the file appear when the stop is under way."""
+    stop = asyncio.create_task(system.stop())
+    await until(lambda: {actor.state for actor in system.status().actors} == {State.STOPPING})
+    path.touch()
+    await stop
+
+
 async def holds(gate: object, count: int) -> bool:
     return await gate.ask(Gate.held) >= count  # type: ignore[attr-defined, no-any-return]
 
 
-async def test_what_waits_in_a_mailbox_is_told_that_it_never_ran(cluster: Cluster) -> None:
+async def test_what_waits_in_a_mailbox_is_told_that_it_never_ran(cluster: Cluster, tmp_path: Path) -> None:
     system = await cluster.system(limits=FOREVER)
-    one = await system.spawn(OneByOne)
-    first = asyncio.create_task(one.ask(OneByOne.wait, 0.5))
+    one = (await system.spawn(OneByOne)).options(deadline_s=60)
+    path = str(tmp_path / "go on")
+    first = asyncio.create_task(one.ask(OneByOne.wait_for, path))
     await until(lambda: running(system, "one_by_one.0"))
-    queued = [asyncio.create_task(one.ask(OneByOne.wait, 0.0)) for _ in range(8)]
+    queued = [asyncio.create_task(one.ask(OneByOne.wait_for, path)) for _ in range(8)]
 
     async def all_queued() -> bool:
         counters = (await system.fetch_status()).actor("one_by_one.0").counters
         return bool(counters["mailbox"] == 8)
 
     await until(all_queued)
-    await system.stop()
+    await stop_and_touch(system, Path(path))
     assert await first == "waited"
     for task in queued:
         with pytest.raises(ActorStopped) as caught:
             await task
         assert caught.value.executed is Executed.NEVER
     with pytest.raises(ActorUnavailable):
-        await one.ask(OneByOne.wait, 0.0)
+        await one.ask(OneByOne.wait_for, path)
 
 
 async def test_a_handler_that_outlasts_the_grace_is_cancelled_and_its_process_ends_in_peace(

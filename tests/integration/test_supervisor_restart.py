@@ -15,7 +15,7 @@ from callboard.actors.policy import Executed, OnDown
 from callboard.actors.ref import Ref
 from callboard.supervisor.errors import SupervisionError, SystemFailed
 from callboard.supervisor.guardian import start_time
-from callboard.supervisor.spec import RestartKind, RestartPolicy
+from callboard.supervisor.spec import Limits, RestartKind, RestartPolicy
 from callboard.supervisor.status import State
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
@@ -301,6 +301,50 @@ async def test_an_actor_that_keeps_failing_uses_up_its_budget_too(cluster: Clust
         await until(lambda: system.status().actor("echo.0").state is not State.READY)
     with pytest.raises(SystemFailed, match=r"echo\.0 failed: ValueError: number 3; .*\(2 of 2 restarts"):
         await system.wait_stopped()
+
+
+async def test_an_actor_whose_restart_hangs_is_given_up_and_tried_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    ready.touch()
+    system = await cluster.system(limits=Limits(actor_start_s=0.5))
+    slow = await system.spawn(
+        Slow, str(ready), restart=RestartPolicy(max_restarts=99, backoff_s=(0.01, 0.01))
+    )
+    pid = pid_of(system, "slow.0")
+    ready.unlink()
+    slow.tell(Slow.fail)
+    await until(lambda: system.status().actor("slow.0").restarts >= 2)
+    ready.touch()
+    await system.wait_ready(30)
+    assert await slow.ask(Slow.ping) == system.status().actor("slow.0").incarnation
+    assert pid_of(system, "slow.0") == pid
+
+
+FAILS_AT_ONCE = """
+[actor.fails]
+class = "actors_for_tests:FailsAtOnce"
+restart = { policy = "temporary" }
+[actor.gate]
+class = "actors_for_tests:Gate"
+[process.both]
+actors = ["fails", "gate"]
+"""
+
+
+async def test_an_actor_that_is_given_up_during_the_start_does_not_keep_its_process_from_being_ready(
+    cluster: Cluster,
+) -> None:
+    system = await cluster.up(FAILS_AT_ONCE)
+    await until(lambda: system.status().actor("fails.0").state is State.STOPPED)
+    await until(lambda: system.status().process("both.0").state is State.READY)
+    await system.kill("both.0")
+    await system.wait_ready(30)
+    assert await system.ref("gate", Gate).ask(Gate.incarnation) == 2
+    status = system.status()
+    assert status.process("both.0").state is State.READY
+    assert (status.actor("fails.0").state, status.actor("fails.0").restarts) == (State.STOPPED, 0)
 
 
 async def test_what_a_killed_worker_had_started_is_gone_before_its_successor_starts(cluster: Cluster) -> None:

@@ -92,6 +92,29 @@ def test_close_delivers_what_was_sent(run: Runner) -> None:
     run(main())
 
 
+def test_what_came_before_the_channel_was_taken_over_can_be_answered(run: Runner) -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        far.sendall(encode_frame(control.Ping(3)))
+        decoder = msgspec.msgpack.Decoder(control.ToChild)
+        channel: Channel[Any] = Channel(decoder, lambda ping: channel.send(control.Pong(ping.number)), print)
+        await channel.take(near)
+        answers: list[Any] = []
+        answered = asyncio.Event()
+        other = await Channel.over(
+            far,
+            msgspec.msgpack.Decoder(control.FromChild),
+            lambda answer: (answers.append(answer), answered.set()),  # type: ignore[func-returns-value]
+            lambda _: None,
+        )
+        await answered.wait()
+        assert answers == [control.Pong(3)]
+        await other.close()
+        await channel.close()
+
+    run(main())
+
+
 def test_nonsense_from_the_other_side_ends_the_channel_and_is_reported(run: Runner) -> None:
     async def main() -> None:
         received: list[Any] = []

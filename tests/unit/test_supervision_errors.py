@@ -10,6 +10,7 @@ from callboard.supervisor.errors import (
     AdminError,
     AlreadyRunning,
     NotRunning,
+    StartInterrupted,
     StartupFailed,
     SupervisionError,
     SystemFailed,
@@ -22,7 +23,8 @@ ERRORS = [
     AlreadyRunning("/run/x", 12),
     NotRunning("/run/x"),
     StartupFailed("a.0", "no", "Traceback ..."),
-    SystemFailed("a.0", "too often"),
+    StartInterrupted(),
+    SystemFailed("a.0", "too often", "the end of its log"),
     UnknownPlace("b", ("a.0",)),
 ]
 

@@ -1,0 +1,139 @@
+"""The runtime directory: one owner at a time, taken over from the dead, found by namespace."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from callboard.supervisor.errors import AlreadyRunning, NotRunning
+from callboard.supervisor.rundir import RuntimeDirectory, directory_for, find_running, is_held
+from callboard.transports.errors import ConfigError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "callboard" / "demo"
+
+
+def claim(path: Path) -> RuntimeDirectory:
+    return RuntimeDirectory.claim(path, namespace="demo", tree="a-tree")
+
+
+def test_a_claimed_directory_is_private_and_held_until_it_is_released(path: Path) -> None:
+    directory = claim(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert is_held(path)
+    with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
+        claim(path)
+    directory.release()
+    directory.release()
+    assert not is_held(path)
+    assert not path.exists()
+
+
+def test_what_a_dead_owner_left_is_cleared(path: Path) -> None:
+    path.mkdir(parents=True)
+    for name in ("admin.sock", "state.json", "lock"):
+        (path / name).write_text("left")
+    (path / "logs").mkdir()
+    (path / "logs" / "old.log").write_text("old")
+    directory = claim(path)
+    assert not list(directory.logs.iterdir())
+    assert not directory.admin_socket.exists()
+    directory.release()
+
+
+def test_who_only_looks_does_not_keep_others_from_claiming(path: Path) -> None:
+    claim(path).release()
+    path.mkdir()
+    looking = os.open(path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    leave = threading.Timer(0.03, os.close, (looking,))
+    leave.start()
+    claim(path).release()
+    leave.join()
+
+
+def test_a_release_leaves_the_next_owner_everything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = claim(path)
+    close, seconds = os.close, []
+
+    def close_late(descriptor: int) -> None:
+        # Nothing of the first owner is there any more but its lock: somebody else comes in.
+        if not seconds and not path.exists():
+            monkeypatch.undo()
+            seconds.append(claim(path))
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", close_late)
+    first.release()
+    assert is_held(path)
+    assert (path / "state.json").exists()
+    seconds[0].release()
+
+
+def test_many_claims_at_once_have_one_winner_each_time(path: Path) -> None:
+    wins: list[RuntimeDirectory] = []
+    losses: list[AlreadyRunning] = []
+    start = threading.Barrier(8)
+
+    def compete() -> None:
+        start.wait()
+        try:
+            wins.append(claim(path))
+        except AlreadyRunning as error:
+            losses.append(error)
+
+    for _ in range(20):
+        threads = [threading.Thread(target=compete) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(wins), len(losses)) == (1, 7)
+        wins.pop().release()
+        losses.clear()
+
+
+def test_a_directory_that_anybody_can_replace_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+    with pytest.raises(ConfigError, match="anybody can replace the runtime directory"):
+        claim(path)
+
+
+def test_a_path_too_long_for_a_socket_is_refused_with_its_length(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is too long: \d+ bytes .*, the limit is 107; choose a shorter"):
+        claim(tmp_path / ("x" * 120))
+
+
+def test_a_directory_that_disappears_can_still_be_released(path: Path) -> None:
+    directory = claim(path)
+    for entry in path.iterdir():
+        entry.rmdir() if entry.is_dir() else entry.unlink()
+    path.rmdir()
+    directory.release()
+
+
+def test_a_running_system_is_found_by_namespace_or_because_it_is_the_only_one(tmp_path: Path) -> None:
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    with pytest.raises(NotRunning):
+        find_running(environment, None, None)
+    one = claim(directory_for("one", environment))
+    assert find_running(environment, None, None) == one.path
+    two = claim(directory_for("two", environment))
+    with pytest.raises(ConfigError, match="several systems run here: one, two; choose one with --namespace"):
+        find_running(environment, None, None)
+    assert find_running(environment, "two", None) == two.path
+    with pytest.raises(NotRunning, match="three"):
+        find_running(environment, "three", None)
+    chosen = {**environment, "CALLBOARD_RUNTIME_DIR": str(one.path)}
+    assert find_running(chosen, None, None) == one.path
+    two.release()
+    assert find_running(environment, None, None) == one.path
+    one.release()
