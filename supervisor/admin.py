@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -22,6 +23,9 @@ from .control import Channel, DirectoryAdd, DirectoryRemove, Message, NodeDown, 
 from .errors import AdminError, NotRunning
 from .roster import Push, Roster
 from .status import SystemStatus
+
+
+log = logging.getLogger("callboard.supervisor")
 
 
 class GetStatus(Message, frozen=True):
@@ -164,8 +168,8 @@ class AdminServer:
         try:
             channel.send(StatusReply(number, await self._status()))
         except Exception as error:
+            log.exception("the status cannot be told")
             channel.send(Failed(number, f"{type(error).__name__}: {error}"))
-            raise
 
     def __repr__(self) -> str:
         return f"<AdminServer {self._namespace}, {len(self._sessions)} sessions>"
@@ -241,6 +245,10 @@ class AdminClient:
                 raise AdminError("the system is gone")
             async with asyncio.timeout(limit_s):
                 reply = await future
+        except TimeoutError:
+            raise TimeoutError(
+                f"the system has not answered within {limit_s:g} s: it is frozen or busy"
+            ) from None
         finally:
             del self._waiting[number]
         if isinstance(reply, Failed):

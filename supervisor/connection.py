@@ -88,10 +88,13 @@ class Connection:
         Raises `TimeoutError` if it is not ``limit_s`` seconds after the grace.
         """
         grace_s = await self._client.stop(grace_s)
-        async with asyncio.timeout(grace_s + limit_s):
-            # The lock of another process cannot be waited for with a limit, only tried.
-            while is_held(self.directory):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(grace_s + limit_s):
+                # The lock of another process cannot be waited for with a limit, only tried.
+                while is_held(self.directory):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise TimeoutError(f"the system in {self.directory} has not stopped") from None
 
     async def close(self) -> None:
         """Leave the system; idempotent."""

@@ -229,6 +229,13 @@ class Broken(Actor):
         raise RuntimeError("the hook failed")
 
 
+class DiesAtOnce(Actor):
+    """Takes its process along as soon as it is ready."""
+
+    async def on_start(self) -> None:
+        asyncio.get_running_loop().call_soon(os._exit, 9)
+
+
 class FailsAtOnce(Actor):
     """Is ready, and fails in the first message it handles."""
 

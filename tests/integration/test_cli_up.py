@@ -278,6 +278,20 @@ async def test_after_it_was_frozen_itself_it_blames_none_of_its_processes(
     assert (left.code, left.err) == (0, "stopping; once more to kill\n")
 
 
+async def test_a_supervisor_that_does_not_answer_is_reported_with_exit_code_4(
+    cluster: Cluster, config: Path
+) -> None:
+    process, _ = await up(config)
+    process.send_signal(signal.SIGSTOP)
+    for words in (("ps",), ("stop",), ("call", "echo.hello", '["you"]')):
+        shown = await callboard(*words)
+        assert (shown.code, shown.out) == (4, "")
+        assert shown.err == "the system has not answered within 5 s: it is frozen or busy\n"
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGINT)
+    assert (await finished(process)).code == 0
+
+
 async def test_nohup_means_that_it_stays_when_the_terminal_goes(cluster: Cluster, config: Path) -> None:
     process = await launch(
         "sh", "-c", 'trap "" HUP; exec "$@"', "sh", COMMAND, "up", config, stdout=PIPE, stderr=STDOUT

@@ -13,14 +13,14 @@ import pytest
 from callboard.actors.errors import ActorUnavailable
 from callboard.actors.policy import Executed, OnDown
 from callboard.actors.ref import Ref
-from callboard.supervisor.errors import SupervisionError, SystemFailed
+from callboard.supervisor.errors import StartupFailed, SupervisionError, SystemFailed
 from callboard.supervisor.guardian import start_time
 from callboard.supervisor.spec import Limits, RestartKind, RestartPolicy
 from callboard.supervisor.status import State
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
 
-from .actors_for_tests import Echo, FailsLater, Gate, Slow
+from .actors_for_tests import DiesAtOnce, Echo, FailsLater, Gate, Slow
 from .terminal import callboard
 from .waiting import until
 
@@ -320,6 +320,19 @@ async def test_an_actor_whose_restart_hangs_is_given_up_and_tried_again(
     await system.wait_ready(30)
     assert await slow.ask(Slow.ping) == system.status().actor("slow.0").incarnation
     assert pid_of(system, "slow.0") == pid
+
+
+async def test_a_process_that_dies_as_soon_as_it_is_ready_is_never_taken_for_a_living_one(
+    cluster: Cluster,
+) -> None:
+    system = await cluster.system()
+
+    async def spawn_and_watch() -> None:
+        await system.spawn(DiesAtOnce, restart=RestartPolicy(max_restarts=3, backoff_s=(0.0, 0.0)))
+        await system.wait_stopped()
+
+    with pytest.raises((StartupFailed, SystemFailed), match="exited with code 9"):
+        await spawn_and_watch()
 
 
 FAILS_AT_ONCE = """
