@@ -24,7 +24,6 @@ from .errors import AdminError, NotRunning
 from .roster import Push, Roster
 from .status import SystemStatus
 
-
 log = logging.getLogger("callboard.supervisor")
 
 
