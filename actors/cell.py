@@ -59,8 +59,8 @@ class Host(Protocol):
 class Waiter(Protocol):
     """Who waits for room in a mailbox."""
 
-    def admit(self) -> bool:
-        """There is room; returns True if that may be used up now."""
+    def admit(self, *, open_: bool) -> bool:
+        """There is room, or the actor has closed; returns True if it takes a place."""
 
 
 class Cell:
@@ -68,7 +68,7 @@ class Cell:
 
     __slots__ = (
         "_ended", "_loop", "_starting", "actor", "cls", "concurrency", "drainers", "expired", "failed", "handled",
-        "host", "location", "loose", "mailbox", "methods", "rooms", "started_at_s", "state",
+        "host", "location", "loose", "mailbox", "methods", "queued", "reserved", "rooms", "started_at_s", "state",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,10 @@ class Cell:
         """Tasks of letters for interleaving methods."""
         self.rooms: deque[Waiter] = deque()
         """Senders of this process that wait for room in the mailbox, and inlets that withhold credit until then."""
+        self.reserved = 0
+        """Places in the mailbox that are kept for senders who waited for them."""
+        self.queued = False
+        """True while such senders wait, or have not taken their place yet: nobody may go before them."""
         self.handled = self.failed = self.expired = 0
         self.started_at_s = monotonic()
         self._starting = 0
@@ -257,11 +261,12 @@ class Cell:
             self.let_in()
 
     def let_in(self) -> None:
-        """Admit who waits for room, in turn, if there is some. Who is admitted calls this again, used up or not."""
+        """Admit in turn who waits for room, as long as there is some."""
         rooms, mailbox = self.rooms, self.mailbox
-        while rooms and not (mailbox.full and self.takes_mail):
-            if rooms.popleft().admit() and self.takes_mail:
-                break
+        while rooms and (not self.takes_mail or mailbox.has_room(self.reserved)):
+            if rooms.popleft().admit(open_=self.takes_mail):
+                self.reserved += 1
+        self.queued = bool(rooms or self.reserved)
 
     def _start_more(self, waiting: int) -> None:
         for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):

@@ -91,15 +91,15 @@ class _Room:
 
     __slots__ = ("future",)
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
+    def __init__(self, future: asyncio.Future[bool]) -> None:
         self.future = future
 
-    def admit(self) -> bool:
+    def admit(self, *, open_: bool) -> bool:
         """See `Waiter`."""
         if self.future.done():
             return False
-        self.future.set_result(None)
-        return True
+        self.future.set_result(open_)
+        return open_
 
 
 class LocalRoute:
@@ -118,15 +118,14 @@ class LocalRoute:
     @property
     def crowded(self) -> bool:
         """True if an ask has to wait for room."""
-        return self.cell.mailbox.full and self.cell.mailbox.policy.overflow is Overflow.BLOCK
+        cell = self.cell
+        return cell.mailbox.policy.overflow is Overflow.BLOCK and (cell.mailbox.full or cell.queued)
 
     @property
     def full(self) -> bool:
         """True if a tell would raise."""
-        return self.cell.mailbox.full and self.cell.mailbox.policy.overflow in (
-            Overflow.REJECT,
-            Overflow.BLOCK,
-        )
+        cell = self.cell
+        return cell.mailbox.policy.waits and (cell.mailbox.full or cell.queued)
 
     def ask(
         self,
@@ -150,18 +149,24 @@ class LocalRoute:
         """Deliver a tell; raises `MailboxFull` or `ActorStopped` where an ask would be answered so."""
         found = self._method(method, streams=False)
         cell = self.cell
-        if not cell.takes_mail:
-            raise ActorStopped(
-                "it is stopping", actor=self.location.name, incarnation=self.location.incarnation
-            )
-        if self.full:
+        if cell.takes_mail and self.full:
             limit = cell.mailbox.policy
             raise MailboxFull(
                 f"its mailbox is full ({limit.messages} messages or {limit.bytes:,} bytes); use tell_wait",
                 actor=self.location.name,
                 incarnation=self.location.incarnation,
             )
-        self._deliver(TELL, 0, found, args, kwargs, INFINITE, extra)
+        self._tell(found, args, kwargs, extra)
+
+    def put(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Deliver a tell for which there is a place: see `room`."""
+        self._tell(self._method(method, streams=False), args, kwargs, None)
+
+    def _tell(self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], extra: Any) -> None:
+        if not self.cell.takes_mail:
+            where = self.location
+            raise ActorStopped("it is stopping", actor=where.name, incarnation=where.incarnation)
+        self._deliver(TELL, 0, method, args, kwargs, INFINITE, extra)
 
     def open(
         self,
@@ -195,16 +200,25 @@ class LocalRoute:
         letter = self.origin.calls.get(call_id)
         return letter is not None and letter.task is None
 
-    async def room(self) -> None:
-        """Return when the mailbox takes another message, or the actor has stopped."""
+    async def room(self) -> bool:
+        """Return True when there is a place for a message that is sent at once, in the order of those who wait.
+
+        False if the actor has stopped.
+        """
         cell, loop = self.cell, asyncio.get_running_loop()
-        while cell.mailbox.full and cell.takes_mail:
-            room = _Room(loop.create_future())
-            cell.rooms.append(room)
-            try:
-                await room.future
-            finally:  # whoever is next: this one may have left, or go elsewhere
-                loop.call_soon(cell.let_in)
+        if not cell.takes_mail:
+            await asyncio.sleep(0)
+            return False
+        room = _Room(loop.create_future())
+        cell.rooms.append(room)
+        cell.queued = True
+        future = room.future
+        try:
+            return await future
+        finally:
+            if future.done() and not future.cancelled() and future.result():
+                cell.reserved -= 1
+            loop.call_soon(cell.let_in)  # after the message, if there is one
 
     def _method(self, name: str, *, streams: bool) -> Method:
         method = self.cell.methods.get(name)

@@ -70,16 +70,18 @@ class Mailbox:
     @property
     def full(self) -> bool:
         """True if one more message would overflow."""
-        return len(self.queue) - self.husks >= self.policy.messages or self.bytes >= self.policy.bytes
+        return len(self.queue) - self.husks >= self._limit or self.bytes >= self._limit_bytes
+
+    def has_room(self, reserved: int) -> bool:
+        """True if one more message fits beside those that ``reserved`` places are kept for."""
+        return len(self.queue) - self.husks + reserved < self._limit and self.bytes < self._limit_bytes
 
     def accept(self, letter: Letter) -> bool:
-        """Put a letter in if it is within the bounds. A letter larger than the byte bound fits an empty mailbox."""
+        """Put a letter in if the mailbox is not full; the last one may go beyond the byte bound, as with credit."""
         queue = self.queue
-        waiting = len(queue) - self.husks
-        size = self.bytes + letter.size
-        if waiting < self._limit and (size <= self._limit_bytes or not waiting):
+        if len(queue) - self.husks < self._limit and self.bytes < self._limit_bytes:
             queue.append(letter)
-            self.bytes = size
+            self.bytes += letter.size
             return True
         return False
 

@@ -63,8 +63,8 @@ class Inlet:
                 self.withheld = True
                 self.cell.rooms.append(self)
 
-    def admit(self) -> bool:
-        """The mailbox has room again: return what was withheld."""
+    def admit(self, *, open_: bool) -> bool:
+        """See `Waiter`: the mailbox has room again, so return what was withheld."""
         self.withheld = False
         self.give()
         return False

@@ -63,7 +63,17 @@ class Host(Protocol):
 class Outlet:
     """The way to one actor incarnation in another process."""
 
-    __slots__ = ("_backlog", "_bytes", "_credit", "_rooms", "crowded", "location", "outbox", "peer")
+    __slots__ = (
+        "_backlog",
+        "_bytes",
+        "_credit",
+        "_reserved",
+        "_rooms",
+        "crowded",
+        "location",
+        "outbox",
+        "peer",
+    )
 
     def __init__(self, peer: Peer, location: Location) -> None:
         self.peer = peer
@@ -73,9 +83,11 @@ class Outlet:
         self._bytes = location.window_bytes
         self._backlog: deque[tuple[int, bytes, Sequence[Any], int]] = deque()
         """Call id (0 for a tell), envelope, buffers behind it, bytes of credit that it takes."""
-        self._rooms: deque[asyncio.Future[None]] = deque()
+        self._rooms: deque[asyncio.Future[bool]] = deque()
+        self._reserved = 0
+        """Places in the backlog that are kept for those who waited for them."""
         self.crowded = False
-        """True while the backlog is full: a tell raises, an ask waits for `room`."""
+        """True while the backlog is full or somebody waits already: a tell raises, an ask waits for `room`."""
 
     def __repr__(self) -> str:
         return f"<Outlet {self.location.name} credit {self._credit}, {len(self._backlog)} wait>"
@@ -112,6 +124,10 @@ class Outlet:
             )
         self._encode_and_send(TELL, 0, method, args, kwargs, 0, extra)
 
+    def put(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Send a tell for which there is a place: see `room`."""
+        self._encode_and_send(TELL, 0, method, args, kwargs, 0, None)
+
     def open(
         self,
         reader: Reader,
@@ -147,15 +163,20 @@ class Outlet:
                 return True
         return False
 
-    async def room(self) -> None:
-        """Return when the backlog has room again, or the peer is gone."""
-        while self.crowded:
-            future: asyncio.Future[None] = self.peer.loop.create_future()
-            self._rooms.append(future)
-            try:
-                await future
-            finally:  # whoever is next: this one may have left, or go elsewhere
-                self.peer.loop.call_soon(self._let_in)
+    async def room(self) -> bool:
+        """Return True when there is a place for a message that is sent at once, in the order of those who wait.
+
+        False if the way is gone: look for another.
+        """
+        future: asyncio.Future[bool] = self.peer.loop.create_future()
+        self._rooms.append(future)
+        self.crowded = True
+        try:
+            return await future
+        finally:
+            if future.done() and not future.cancelled() and future.result():
+                self._reserved -= 1
+            self.peer.loop.call_soon(self._let_in)  # after the message, if there is one
 
     def _encode_and_send(
         self,
@@ -188,7 +209,7 @@ class Outlet:
         else:
             self.outbox.check(len(part) + size - len(body))
             self._backlog.append((call_id, part, buffers or (), size))
-            self.crowded = len(self._backlog) >= self.location.window
+            self.crowded = self.crowded or len(self._backlog) >= self.location.window
 
     def more(self, messages: int, size: int) -> None:
         """The actor gave credit back."""
@@ -210,14 +231,13 @@ class Outlet:
         self._let_in()
 
     def _let_in(self) -> None:
-        room = self.location.window - len(self._backlog)
-        if room > 0:
-            self.crowded = False
-            while self._rooms and room > 0:
-                future = self._rooms.popleft()
-                if not future.done():
-                    future.set_result(None)
-                    room -= 1
+        window, rooms = self.location.window, self._rooms
+        while rooms and len(self._backlog) + self._reserved < window:
+            future = rooms.popleft()
+            if not future.done():
+                future.set_result(True)
+                self._reserved += 1
+        self.crowded = bool(rooms or self._reserved) or len(self._backlog) >= window
 
     @property
     def idle(self) -> bool:
@@ -229,11 +249,10 @@ class Outlet:
         never = {entry[0] for entry in self._backlog}
         self.peer.host.dropped_tells += sum(not entry[0] for entry in self._backlog)
         self._backlog.clear()
-        self.crowded = False
         while self._rooms:
             future = self._rooms.popleft()
             if not future.done():
-                future.set_result(None)
+                future.set_result(False)
         return never
 
 

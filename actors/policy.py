@@ -55,6 +55,11 @@ class MailboxPolicy:
         """True if a full mailbox answers `MailboxFull`."""
         return self.overflow is Overflow.REJECT
 
+    @property
+    def waits(self) -> bool:
+        """True if a sender may wait for room."""
+        return self.overflow is Overflow.REJECT or self.overflow is Overflow.BLOCK
+
     def __post_init__(self) -> None:
         problems = []
         if self.messages < 1:

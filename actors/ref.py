@@ -163,7 +163,9 @@ class Ref(Generic[A_co]):
             if self._on_down is not OnDown.WAIT:
                 raise
             route = await self._when_up(budget)
-        route.tell(name, args, kwargs, None)
+            if route.full:
+                route = await self._with_room(budget)
+        route.put(name, args, kwargs)
 
     @overload
     def stream(
@@ -314,12 +316,13 @@ class Ref(Generic[A_co]):
         return self._target.pick()
 
     async def _with_room(self, budget: float) -> Route:
-        """Return a way that is not crowded; the way is looked up again, because waiting takes time."""
+        """Return a way with a place for a message that is sent at once."""
         route = self._target.pick()
         try:
             async with asyncio.timeout(None if budget == INFINITE else budget):
                 while route.full or route.crowded:
-                    await route.room()
+                    if await route.room():
+                        break
                     route = self._target.pick()
         except TimeoutError:
             raise DeadlineExceeded(
