@@ -150,7 +150,7 @@ async def test_a_successor_behind_the_address_of_a_live_link_replaces_it(nodes):
         writer.close()
 
     balancer = await asyncio.start_server(forward, "127.0.0.1", 0)
-    address = "tcp://127.0.0.1:%d" % balancer.sockets[0].getsockname()[1]
+    address = f"tcp://127.0.0.1:{balancer.sockets[0].getsockname()[1]}"
     old = await client.dial(address, node=first.identity.node)
     target[0] = second
     assert await client.dial(address, node=first.identity.node) is old
