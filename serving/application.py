@@ -202,7 +202,7 @@ class Application:
             try:
                 workers = await self._backend.workers()
             except Exception as error:  # whatever it is, the router does not answer
-                why = str(error)
+                why = as_http_error(error).message
             else:
                 if workers:
                     await exchange.answer(200, orjson.dumps({"status": "ready", "workers": workers}))

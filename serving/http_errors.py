@@ -79,7 +79,7 @@ def _rebuild(
 
 
 def as_http_error(error: Exception) -> HttpError:
-    """Return what a client is told of ``error``; of one that nobody foresaw only its class and text."""
+    """Return what a client is told of ``error``: no addresses, paths or tracebacks."""
     match error:
         case HttpError():
             return error
@@ -92,9 +92,10 @@ def as_http_error(error: Exception) -> HttpError:
         case MailboxFull() | Overloaded():
             return HttpError(OVERLOADED, f"overloaded: {error}", code="overloaded", retry_after_s=1)
         case ActorUnavailable() | ActorStopped() if error.items:
-            return HttpError(503, f"the answer was cut off: {error}", code="worker_lost", retry_after_s=1)
+            text = f"the answer was cut off: {error.actor} went away"
+            return HttpError(503, text, code="worker_lost", retry_after_s=1)
         case ActorUnavailable() | ActorStopped():
-            return HttpError(503, str(error), code="unavailable", retry_after_s=1)
+            return HttpError(503, f"{error.actor} is not available", code="unavailable", retry_after_s=1)
         case DeadlineExceeded():
             return HttpError(504, str(error), code="timeout")
         case TooLarge():

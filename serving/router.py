@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.directory import split_name
-from callboard.actors.errors import ActorError, ActorStopped, ActorUnavailable, MailboxFull, Overloaded
+from callboard.actors.errors import ActorStopped, ActorUnavailable, MailboxFull, Overloaded
 from callboard.actors.policy import StopReason
 from callboard.actors.ref import Ref
 from callboard.transports.errors import ConfigError
@@ -19,10 +19,10 @@ from .protocol import GenerateRequest, ModelInfo, Piece
 from .routing import Balance, make_policy
 from .worker import Worker
 
-DESCRIBE_S = 2.0
+DESCRIBE_S = 1.0
 """Deadline of asking a worker what it serves."""
 
-RETRIED = (ActorUnavailable, ActorStopped, MailboxFull)
+RETRIED = (ActorUnavailable, ActorStopped, MailboxFull, UnknownModel)
 """Failures after which another worker is tried, as long as no piece has arrived."""
 
 
@@ -51,7 +51,7 @@ class Router(Actor):
 
     async def on_start(self) -> None:
         """Ask the workers what they serve."""
-        await self._describe()
+        await asyncio.shield(self._describe_soon())
 
     async def on_stop(self, reason: StopReason) -> None:
         """Ask no more."""
@@ -67,7 +67,7 @@ class Router(Actor):
         A worker that fails before its first piece is replaced by another one. Raises `UnknownModel`,
         `NoWorkers`, `Overloaded` or `MailboxFull` if every worker is full, and what the worker raises.
         """
-        failed: dict[int, ActorError] = {}
+        failed: dict[int, Exception] = {}
         while True:
             up = self._up()
             index = self._balance.begin(await self._candidates(request.model, up, failed))
@@ -80,11 +80,11 @@ class Router(Actor):
                         yield piece
                 return
             except RETRIED as error:
-                if not isinstance(error, MailboxFull):  # its next incarnation may serve something else
-                    self._described.pop(index, None)
                 if begun:
                     raise
                 failed[index] = error
+                if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
+                    self._described.pop(index, None)
             finally:
                 self._balance.end(index)
                 await batches.aclose()
@@ -92,7 +92,7 @@ class Router(Actor):
     @interleave
     async def models(self) -> list[ModelInfo]:
         """Return what the workers that are up serve, each model once."""
-        await self._describe()
+        await asyncio.shield(self._describe_soon())
         by_model = {info.model: info for _, info in sorted(self._described.items(), reverse=True)}
         return sorted(by_model.values(), key=lambda info: info.model)
 
@@ -110,28 +110,30 @@ class Router(Actor):
         return up
 
     async def _candidates(
-        self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, ActorError]
+        self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, Exception]
     ) -> list[int]:
         """Return the instances that may take a request; raises why there are none."""
         found = self._serving(model, up, failed)
-        if up.keys() - self._described.keys() - failed.keys():
-            # Somebody new is up. A request waits for its description only if nobody else can take it.
-            asking = self._describe_soon()
-            if not found:
-                await asyncio.shield(asking)
-                found = self._serving(model, up, failed)
+        new = up.keys() - self._described.keys() - failed.keys()
+        if found and new:
+            self._describe_soon()
+        elif not found and (new or not failed):
+            # What is known may be old: a worker that came back may serve something else.
+            await asyncio.shield(self._describe_soon())
+            found = self._serving(model, up, failed)
         if found:
             return self._free(found)
         if failed:
             last = next(reversed(failed.values()))
-            if isinstance(last, MailboxFull):
+            if isinstance(last, MailboxFull | UnknownModel):
                 raise last
-            raise NoWorkers(f"{len(failed)} of them failed before the first token, the last one so: {last}")
+            names = ", ".join(up[index].name for index in failed if index in up)
+            raise NoWorkers(f"{names or self._name} failed before the first token")
         if self._known_models and model not in self._known_models:
             raise UnknownModel(model, self._known_models)
         raise NoWorkers(f"no instance of {self._name} that serves {model} is up")
 
-    def _serving(self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, ActorError]) -> list[int]:
+    def _serving(self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, Exception]) -> list[int]:
         described = self._described
         return [
             index
@@ -149,16 +151,12 @@ class Router(Actor):
             )
         return free
 
-    async def _describe(self) -> None:
-        if self._up().keys() - self._described.keys():
-            await asyncio.shield(self._describe_soon())
-
     def _describe_soon(self) -> asyncio.Task[None]:
-        """Return the task that asks those who have not said what they serve; there is one at a time."""
+        """Return the task that asks every worker what it serves; there is one at a time."""
         if self._asking is None:
             # With a context of its own: the deadline of the message being handled is not the deadline of this.
             self._asking = asyncio.get_running_loop().create_task(
-                self._ask_new(), name=f"{self.context.name} asks", context=contextvars.Context()
+                self._ask_all(), name=f"{self.context.name} asks", context=contextvars.Context()
             )
             self._asking.add_done_callback(self._asked)
         return self._asking
@@ -166,12 +164,12 @@ class Router(Actor):
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking = None
 
-    async def _ask_new(self) -> None:
-        new = {index: ref for index, ref in self._up().items() if index not in self._described}
-        asks = [ref.options(deadline_s=DESCRIBE_S).ask(Worker.describe) for ref in new.values()]
-        for index, answer in zip(new, await asyncio.gather(*asks, return_exceptions=True), strict=True):
+    async def _ask_all(self) -> None:
+        up = self._up()
+        asks = [ref.options(deadline_s=DESCRIBE_S).ask(Worker.describe) for ref in up.values()]
+        for index, answer in zip(up, await asyncio.gather(*asks, return_exceptions=True), strict=True):
             if isinstance(answer, ModelInfo):
                 self._described[index] = answer
                 self._known_models.add(answer.model)
-            else:
+            else:  # it may be busy: what it said before stays
                 self.context.log.warning("%s.%d does not say what it serves: %s", self._name, index, answer)

@@ -9,6 +9,7 @@ from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.policy import StopReason
 
 from .engines import make_engine
+from .errors import UnknownModel
 from .protocol import GenerateRequest, Load, ModelInfo, Piece
 
 
@@ -22,10 +23,12 @@ class Worker(Actor):
 
     def __init__(self, engine: Mapping[str, Any]) -> None:
         self.engine = make_engine(engine)
+        self._model = ""
 
     async def on_start(self) -> None:
         """Load the model."""
         await self.engine.start()
+        self._model = self.engine.describe().model
 
     async def on_stop(self, reason: StopReason) -> None:
         """Give the engine's resources back."""
@@ -33,7 +36,9 @@ class Worker(Actor):
 
     @idempotent  # a generation changes nothing but the engine's caches: one that gave no token may run again
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
-        """Yield the text of each token, then one `Finish`. Raises what the engine raises."""
+        """Yield the text of each token, then one `Finish`. Raises `UnknownModel` and what the engine raises."""
+        if request.model != self._model:  # whoever sent it here knows an incarnation of before
+            raise UnknownModel(request.model, [self._model])
         pieces = self.engine.generate(request)
         try:
             async for piece in pieces:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
+from callboard.serving import Worker
 from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Load, ModelInfo, Piece
 
 
@@ -16,6 +17,7 @@ class GatedSettings:
     gate: str
     """Nothing passes until this file exists."""
     model: str = "gated"
+    """"pid" stands for the pid of the process: another one after each restart."""
 
 
 class GatedEngine:
@@ -37,7 +39,8 @@ class GatedEngine:
         pass
 
     def describe(self) -> ModelInfo:
-        return ModelInfo(model=self.settings.model, engine="gated", context_tokens=1000)
+        model = str(os.getpid()) if self.settings.model == "pid" else self.settings.model
+        return ModelInfo(model=model, engine="gated", context_tokens=1000)
 
     def load(self) -> Load:
         return Load(
@@ -72,3 +75,9 @@ class GatedEngine:
         gate = Path(self.settings.gate)
         while not gate.exists():  # noqa: ASYNC110 (it is opened by another process)
             await asyncio.sleep(0.01)
+
+
+class NarrowWorker(Worker):
+    """Answers one request at a time."""
+
+    concurrency = 1

@@ -102,6 +102,35 @@ async def test_a_stop_that_is_cancelled_ends_what_runs_and_returns(cluster: Clus
             end.close()
 
 
+async def test_a_client_that_does_not_read_cannot_hold_up_a_stop(cluster: Cluster) -> None:
+    begun = asyncio.Event()
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        begun.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True}
+        try:
+            while True:
+                await send(part)
+        except asyncio.CancelledError:  # what it wants to say last does not get through either
+            await send(part | {"more_body": False})
+
+    def abort() -> int:
+        return sum(task.cancel() for task in tasks)
+
+    async with serving(endless) as (server, url):
+        _, writer = await send(url, request("GET", "/"))
+        await begun.wait()
+        stopping = asyncio.create_task(server.stop(abort))
+        await asyncio.sleep(0)
+        stopping.cancel()
+        assert await stopping == 1
+        await until(lambda: repr(server) == "<HttpServer stopped, 0 connections>")
+        writer.close()
+
+
 async def test_a_port_that_is_taken_is_an_error_that_names_it(cluster: Cluster) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -142,6 +142,14 @@ def test_every_failure_has_its_status_and_says_when_to_come_back(error, status, 
     )
 
 
+def test_neither_addresses_nor_paths_are_shown_to_clients():
+    for items in (0, 3):
+        error = ActorUnavailable("tcp://127.0.0.1:4000?ipc=/tmp/x broke", actor="worker.0", items=items)
+        seen = as_http_error(error)
+        assert "worker.0" in seen.message
+        assert "/" not in seen.message
+
+
 def test_a_remote_traceback_is_not_shown_to_clients():
     error = RemoteError("boom", kind="engine:Oops", remote_traceback="File secret.py", actor="worker.0")
     seen = as_http_error(error)
