@@ -43,6 +43,8 @@ class Address:
             raise BadAddress(str(self), str(error)) from None
         if not host or port is None:
             raise BadAddress(str(self), "it needs a host and a port")
+        if parts.username is not None or parts.path or parts.fragment:
+            raise BadAddress(str(self), "there is more to it than a host and a port")
         return host, port
 
 

@@ -19,6 +19,7 @@ from .schemes import known_schemes, unknown_plane
 
 MIB = 1024 * 1024
 SMALLEST_LIMIT_BYTES = 64 * 1024
+SHRINK_BYTES = 8 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,9 @@ class NetworkSettings:
     """``DYN_TCP_RPC_PORT``: port to bind; 0 lets the system choose."""
     max_message_bytes: int = 32 * MIB
     """``DYN_TCP_MAX_MESSAGE_SIZE``: checked by the sender, and by the receiver before it takes memory."""
-    shrink_message_bytes: int = 8 * MIB
-    """``DYN_TCP_SHRINK_MESSAGE_SIZE``: memory of messages above this goes back to the system."""
+    shrink_message_bytes: int = SHRINK_BYTES
+    """``DYN_TCP_SHRINK_MESSAGE_SIZE``: memory of messages above this goes back to the system. Not above the limit of
+    a message; only the default may be, and then has no effect."""
     request_timeout_s: float = 10.0
     """``DYN_TCP_REQUEST_TIMEOUT``: deadline of an ask that names none."""
     pool_size: int = 50
@@ -172,7 +174,8 @@ def _problems(values: Mapping[str, Any]) -> list[_Problem]:
     if "request_plane" not in wrong and values["request_plane"] not in known_schemes():
         found.append(_Problem(("request_plane",), unknown_plane(values["request_plane"])))
     least, most = values["shrink_message_bytes"], values["max_message_bytes"]
-    if not wrong & {"shrink_message_bytes", "max_message_bytes"} and least > most:
+    sizes_fit = not wrong & {"shrink_message_bytes", "max_message_bytes"}
+    if sizes_fit and least > most and least != SHRINK_BYTES:
         text = f"shrink_message_bytes is {least}; it must not exceed max_message_bytes ({most})"
         found.append(_Problem(("shrink_message_bytes", "max_message_bytes"), text))
     silence, interval = values["heartbeat_timeout_s"], values["heartbeat_interval_s"]

@@ -1,0 +1,79 @@
+"""Planes are found by scheme: built in, or brought by an entry point."""
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from callboard.transports import registry, schemes
+from callboard.transports.errors import MissingExtra, UnknownScheme
+from callboard.transports.registry import get_plane
+from callboard.transports.schemes import known_schemes, unknown_plane
+from callboard.transports.settings import NetworkSettings
+
+
+class CarrierPigeon:
+    """A plane of a third party."""
+
+
+@pytest.fixture
+def brings(monkeypatch):
+    """Lets a package bring planes by entry points."""
+
+    def bring(**planes):
+        points = [EntryPoint(name, value, schemes.GROUP) for name, value in planes.items()]
+        monkeypatch.setattr(schemes, "entry_points", lambda group: [p for p in points if p.group == group])
+        schemes._entry_points.cache_clear()
+
+    yield bring
+    monkeypatch.undo()
+    schemes._entry_points.cache_clear()
+
+
+@pytest.mark.parametrize("scheme", ["memory", "ipc", "tcp"])
+def test_a_built_in_plane_is_found_by_its_scheme(scheme):
+    assert get_plane(scheme).capabilities.scheme == scheme
+    assert scheme in known_schemes()
+
+
+def test_an_unknown_scheme_names_the_known_ones_and_the_nearest():
+    with pytest.raises(
+        UnknownScheme, match=r'"?tcq"?.* known: ipc, memory, tcp; did you mean "tcp"\?'
+    ) as caught:
+        get_plane("tcq")
+    assert caught.value.scheme == "tcq"
+    with pytest.raises(UnknownScheme) as caught:
+        get_plane("zzzz")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_plane_of_a_third_party_is_found_and_valid_in_the_settings(brings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pigeon_post", sys.modules[__name__])
+    brings(pigeon="pigeon_post:CarrierPigeon [extra]")
+    assert isinstance(get_plane("pigeon"), CarrierPigeon)
+    assert "pigeon" in known_schemes()
+    assert NetworkSettings(request_plane="pigeon").request_plane == "pigeon"
+    assert 'did you mean "pigeon"' in unknown_plane("pigoen")
+
+
+def test_a_plane_whose_driver_is_not_installed_names_the_extra(brings, monkeypatch):
+    brings(pigeon="a_driver_that_nobody_has:Plane")
+    monkeypatch.setitem(registry._EXTRAS, "pigeon", "birds")
+    with pytest.raises(MissingExtra, match=r"a_driver_that_nobody_has.*'callboard\[birds\]'"):
+        get_plane("pigeon")
+
+
+def test_a_plane_of_a_third_party_that_cannot_be_imported_says_so_itself(brings):
+    brings(pigeon="a_driver_that_nobody_has:Plane")
+    with pytest.raises(ImportError, match="a_driver_that_nobody_has"):
+        get_plane("pigeon")
+
+
+def test_knowing_a_plane_costs_no_import():
+    import subprocess
+
+    code = (
+        "import sys; from callboard.transports.schemes import known_schemes; known_schemes(); "
+        "sys.exit('zmq' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
