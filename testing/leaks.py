@@ -100,6 +100,12 @@ def _start_reclaimer() -> None:
     from callboard.transports.zmq_sockets import start_reclaimer
 
     start_reclaimer()
+    # Its threads name themselves, on a busy machine later than the first look: it would not know them then.
+    deadline = time.monotonic() + SETTLE_S
+    while _numbers("/proc/self/task") and "ZMQbg/IO/0" not in _native_threads().values():
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.001)
 
 
 def _processes(token: str) -> Iterator[Item]:
@@ -158,11 +164,17 @@ def _threads() -> Iterator[Item]:
         # Workers of a loop's default executor stay with the loop.
         if not thread.name.startswith(("asyncio_", "uvloop_")):
             yield Item(Kind.THREAD, id(thread), thread.name)
+    for number, name in _native_threads().items():
+        if name.startswith("ZMQbg"):
+            yield Item(Kind.THREAD, number, f"{name}, of a zmq context that was not terminated")
+
+
+def _native_threads() -> dict[int, str]:
+    names = {}
     for number in _numbers("/proc/self/task"):
         with suppress(OSError):
-            name = Path(f"/proc/self/task/{number}/comm").read_text().strip()
-            if name.startswith("ZMQbg"):
-                yield Item(Kind.THREAD, number, f"{name}, of a zmq context that was not terminated")
+            names[number] = Path(f"/proc/self/task/{number}/comm").read_text().strip()
+    return names
 
 
 def _tasks() -> Iterator[Item]:
