@@ -5,12 +5,13 @@ import random
 
 import pytest
 
+from callboard.actors.current import CURRENT
 from callboard.actors.errors import ActorStopped
 from callboard.actors.policy import MailboxPolicy
 
 from ..network import until
 from .classes import Caller, Gate, Wide
-from .pairs import turns
+from .pairs import LOCAL, turns
 
 
 async def leave(task):
@@ -122,32 +123,26 @@ async def test_a_handler_that_cancels_its_own_caller_harms_no_other(pair):
             assert await asyncio.gather(*others) == list(range(round_ % 4 + 1))
 
 
-async def test_a_handler_that_cancels_the_task_of_its_caller_at_once_harms_no_other(pair):
-    """In one process a handler can even reach the task that runs it."""
-
+@pytest.mark.parametrize("pair", [LOCAL], indirect=True)
+async def test_a_cancellation_that_comes_while_the_handler_runs_does_not_wait_for_the_next_message(pair):
     class Reckless(Gate):
-        def left(self) -> int:
-            pair.far._local.host  # noqa: B018
-            letter = next(iter(pair.cell().mailbox.queue), None)
-            assert letter is None
-            for route in routes:
-                route()
-            return 1
+        def leaves(self, fails: bool) -> str:
+            letter = CURRENT.get()
+            letter.cell.cancel(letter)
+            if fails:
+                raise ValueError("fails")
+            return "left"
 
         async def soon(self, number: int) -> int:
             await asyncio.sleep(0)
             return number
 
-    if pair.remote:
-        pytest.skip("between processes a cancellation is never that early")
     ref = await pair.spawn(Reckless)
-    routes = [lambda: pair.far._targets["a.0"].pick().cancel(next(iter(pair.far._local.calls)))]
     for number in range(10):
-        asking = asyncio.create_task(ref.options(deadline_s=0.2).ask(Reckless.left))
-        await turns(number % 3)
-        await asyncio.wait([asking], timeout=0.01)
-        assert await ref.ask(Reckless.soon, number) == number
-        asking.cancel()
+        asks = [ref.ask(Reckless.leaves, bool(number % 2)), ref.ask(Reckless.soon, number)]
+        first, second = await asyncio.gather(*asks, return_exceptions=True)
+        assert first == "left" or str(first) == "fails"
+        assert second == number
 
 
 @pytest.mark.parametrize("cls", [Gate, Wide])

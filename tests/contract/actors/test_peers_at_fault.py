@@ -1,0 +1,124 @@
+"""What a faulty peer sends ends its own link at most; everybody else goes on."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from callboard.actors.errors import ActorError, ActorUnavailable
+from callboard.actors.policy import Executed
+
+from ..network import until
+from .classes import Gate
+from .pairs import turns
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        b"",
+        b"\xc1",
+        b"\x91\x92\x01",
+        b"\x93\x01\x02\x03",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91" * 5000,
+        b"\x91\x93\x01\xa1x\xc0",
+    ],
+)
+async def test_a_malformed_batch_ends_only_its_link(remote, batch):
+    other = await remote.node("other")
+    ref = await remote.spawn(Gate)
+    held = asyncio.create_task(ref.ask(Gate.hold, 1))
+    await until(lambda: remote.actor().seen == [1])
+    queued = asyncio.create_task(other.ref("a.0", Gate).ask(Gate.note, 2))
+    await until(lambda: len(remote.cell().mailbox) == 1)
+    (peer,) = other._peers.values()
+    peer.link.send((batch,))
+    with pytest.raises(ActorUnavailable) as caught:
+        await queued
+    assert caught.value.executed is Executed.MAYBE
+    assert not held.done()
+    remote.actor().gate.set()
+    assert await held == 1
+    assert await ref.ask(Gate.note, 3) == 3
+    assert remote.actor().seen == [1, 3]
+
+
+async def test_a_malformed_answer_ends_only_its_link(remote):
+    ref = await remote.spawn(Gate)
+    held = asyncio.create_task(ref.ask(Gate.hold, 1))
+    await until(lambda: remote.actor().seen == [1])
+    (origin,) = remote.origins()
+    origin.link.send((b"\x91\x01",))
+    with pytest.raises(ActorError):
+        await held
+    await until(lambda: remote.actor().cancelled == [1])
+    assert await ref.ask(Gate.note, 2) == 2
+
+
+ODD = [
+    (1, 5, [1], "no number"),
+    (1, 5, [1], 1, "note", 1.0, {"c": 5, "w": "x"}),
+    (3, 6, [1], 1, "endless", 1.0, {"w": [-5, "x"], "c": {"a": 1}}),
+    (3, 6, [], 1, "endless", 1.0, {"w": [1, 2, 3]}),
+    (1, 7, {"a": 5, "k": 6}, 1, "note", 0.0),
+    (1, 7, "text", 1, "note", 0.0),
+    (1, 7, None, 1, "note", float("nan")),
+    (1, 7, [1], 99999, "note", 0.0),
+    (2, 7, [1], 99999, "note", 0.0),
+    (8, 6, "credit"),
+    (8, 6, [None, None]),
+    (8, 6, [1e300, float("inf")]),
+    (10, 5, None),
+    (10, 424242, None),
+    (0, 8, [1], 1, "note"),
+    (-3, 9, [1], 1, "note"),
+    (77, 1, None),
+    (4, 5, 1),
+]
+
+
+@pytest.mark.parametrize("envelope", ODD, ids=range(len(ODD)))
+async def test_an_odd_message_harms_nobody_else(remote, envelope):
+    ref = await remote.spawn(Gate)
+    assert await ref.ask(Gate.note, 1) == 1
+    number = remote.cell().location.number
+    odd = [number if n == 3 and value == 1 else value for n, value in enumerate(envelope)]
+    (peer,) = remote.near._peers.values()
+    asking = asyncio.create_task(ref.ask(Gate.note, 2))
+    await turns(1)
+    peer.link.send((msgspec.msgpack.encode([odd, (1, 10**6, [3], number, "note", 0.0)]),))
+    results = await asyncio.gather(asking, return_exceptions=True)
+    assert results == [2] or isinstance(results[0], ActorError)  # its own link may be closed for it
+    third = await remote.node("third")
+    remote.publish("a.0")
+    assert await asyncio.wait_for(third.ref("a.0", Gate).ask("look"), 5) >= 1
+
+
+ODD_ANSWERS = [
+    (5, {"c": "mailbox_full", "x": "bogus"}),
+    (5, {"c": "remote", "k": 5, "p": [1], "i": float("inf")}),
+    (5, {"c": "remote", "k": "os:system", "p": ["true"], "w": "w"}),
+    (5, [1, 2]),
+    (5, None),
+    (4, b"\xc1"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), ODD_ANSWERS)
+async def test_an_odd_answer_is_an_error_of_its_ask_and_no_other(remote, kind, body):
+    ref = await remote.spawn(Gate)
+    first = asyncio.create_task(ref.ask(Gate.hold, 1))
+    await until(lambda: remote.actor().seen == [1])
+    second = asyncio.create_task(ref.ask(Gate.look))
+    (origin,) = remote.origins()
+    (call_id,) = (
+        remote.near.pending.calls if len(remote.near.pending.calls) == 1 else sorted(origin.calls)[:1]
+    )
+    raw = msgspec.Raw(body) if isinstance(body, bytes) else body
+    body = msgspec.Raw(b"\xd4\x63\x00") if isinstance(body, bytes) else raw
+    origin.link.send((msgspec.msgpack.encode([(kind, call_id, body)]),))
+    with pytest.raises(Exception) as caught:  # noqa: PT011 any error, but an error
+        await asyncio.wait_for(first, 5)
+    assert not isinstance(caught.value, TimeoutError)
+    assert await second == 1
