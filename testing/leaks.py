@@ -102,7 +102,8 @@ def _start_reclaimer() -> None:
     start_reclaimer()
     # Its threads name themselves, on a busy machine later than the first look: it would not know them then.
     deadline = time.monotonic() + SETTLE_S
-    while _numbers("/proc/self/task") and "ZMQbg/IO/0" not in _native_threads().values():
+    names = {"ZMQbg/Reaper", "ZMQbg/IO/0"}
+    while _numbers("/proc/self/task") and not names <= set(_native_threads().values()):
         if time.monotonic() > deadline:
             return
         time.sleep(0.001)
