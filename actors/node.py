@@ -224,6 +224,7 @@ class Node:
     async def _discard(self, cell: Cell) -> None:
         if cell.state is not State.STOPPED:
             await cell.stop(StopReason.FAILED, 0)
+        cell.actor = None  # ways that nobody has looked at since still know the cell
         self.cells.pop(cell.location.number, None)
         if self._by_name.get(cell.location.name) is cell:
             del self._by_name[cell.location.name]
