@@ -27,7 +27,7 @@ from .errors import (
     TransportError,
 )
 from .handshake import Hello, objection
-from .pool import Pool
+from .idle import IdleCloser
 from .settings import NetworkSettings
 
 LIMIT_SETTING = "network.max_message_bytes"
@@ -239,7 +239,7 @@ class MemoryClient:
     def __init__(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> None:
         self.side = _Side(identity, handler, settings)
         self._dialler = Dialler(self._find, self._dial)
-        self._pool = Pool(settings, lambda: self.side.links, handler.link_idle)
+        self._idle = IdleCloser(settings, lambda: self.side.links, handler.link_idle)
 
     def __repr__(self) -> str:
         return f"<MemoryClient {len(self.side.links)} links, {len(self._dialler)} attempts>"
@@ -275,13 +275,13 @@ class MemoryClient:
         near_end = MemoryLink(self.side, far.identity, address, server.faults)
         far_end = MemoryLink(far, self.side.identity, f"memory://{self.side.identity.node}", server.faults)
         near_end.far, far_end.far = far_end, near_end
-        self._pool.opened(near_end)
+        self._idle.opened(near_end)
         far.handler.link_up(far_end)
         return near_end
 
     async def close(self) -> None:
         """See `RequestPlaneClient.close`."""
-        self._pool.close()
+        self._idle.close()
         await self._dialler.close()
         self.side.close_links()
 

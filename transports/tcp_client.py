@@ -29,8 +29,8 @@ from .handshake import (
     is_own_frame,
     objection,
 )
+from .idle import IdleCloser
 from .ipc import short_cut
-from .pool import Pool
 from .settings import NetworkSettings
 from .tcp_link import ZmqLink
 from .zmq_sockets import (
@@ -213,7 +213,7 @@ class TcpClient:
         self._statistics = PlaneStatistics()
         self._links: dict[str, ZmqLink] = {}
         self._dialler = Dialler(self._links.get, self._dial)
-        self._pool = Pool(settings, self._links.values, handler.link_idle)
+        self._idle = IdleCloser(settings, self._links.values, handler.link_idle)
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -251,7 +251,7 @@ class TcpClient:
         self._links[address] = link
         if before is not None:  # to the node that was there before, and has lost its address
             before.close()
-        self._pool.opened(link)
+        self._idle.opened(link)
         return link
 
     def closed(self, link: ZmqLink) -> None:
@@ -266,7 +266,7 @@ class TcpClient:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        self._pool.close()
+        self._idle.close()
         await self._dialler.close()
         for link in list(self._links.values()):
             link.close()
