@@ -368,8 +368,7 @@ class _RefOpening(Opening):
         else:
             # A stream has no deadline by itself, and waits for ever only where somebody asked it to.
             limit = INFINITE if ref._on_down is OnDown.WAIT else ref._host.ask_deadline_s
-            patience = min(self._deadline - start, limit)
-            route = await self._attempts.way(ref._target, patience)
+            route = await self._attempts.way(ref._target, min(self._deadline - start, limit))
         budget = self._deadline - monotonic()
         self._route = route
         reader = Reader()
