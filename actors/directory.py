@@ -71,9 +71,10 @@ class Directory:
         return f"<Directory {len(self._by_name)} up, {len(self._down)} down, version {self.version}>"
 
     def add(self, location: Location) -> None:
-        """Enter an incarnation; an older one than the known is ignored."""
+        """Enter an incarnation; an older one than the known is ignored, whether that is up or down."""
         present = self._by_name.get(location.name)
-        if present is not None and present.incarnation > location.incarnation:
+        known = present.incarnation if present else self._down.get(location.name, (0, ""))[0]
+        if known > location.incarnation:
             return
         self._by_name[location.name] = location
         self._down.pop(location.name, None)

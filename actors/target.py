@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -86,13 +87,18 @@ class Target:
         return None
 
     def _rebuild(self) -> None:
-        self._routes = [self._host.route(location) for location in self.locations()]
+        self._routes = []
+        for location in self.locations():
+            with contextlib.suppress(ActorUnavailable):  # gone already; the others serve
+                self._routes.append(self._host.route(location))
         self._epoch = self._host.epoch
 
     def missing(self) -> ActorNotFound | ActorUnavailable:
         """The error for a name that leads nowhere now."""
         directory = self._host.directory
         reason = directory.down_reason(self.name)
+        if self.locations():
+            reason = "it has just been stopped"
         if reason is None:
             return ActorNotFound.named(self.name, directory.names())
         return ActorUnavailable(reason, actor=self.name, executed=Executed.NEVER)

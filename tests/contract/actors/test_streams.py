@@ -128,15 +128,11 @@ async def test_an_item_larger_than_the_window_passes(remote):
 async def test_credit_comes_back_whatever_the_size_of_the_items(remote):
     """Both sides have to count the same, or a long stream comes to a stop or loses its bound."""
     ref = await remote.spawn(Gate)
-    stream = ref.stream(Gate.endless, 2000)
-    (producer,) = [letter.producer for origin in remote.origins() for letter in origin.calls.values()] or [
-        None
-    ]
-    count = 0
-    async for batch in stream.batches():
+    count, producer = 0, None
+    async for batch in ref.stream(Gate.endless, 2000).batches():
         count += len(batch)
         if producer is None:
-            (letter,) = [letter for origin in remote.origins() for letter in origin.calls.values()]
+            (letter,) = (letter for origin in remote.origins() for letter in origin.calls.values())
             producer = letter.producer
         if count > 30_000:
             break
