@@ -217,6 +217,9 @@ class Broken(Actor):
 
     def __init__(self, where: str = "constructor", after: Ref[Actor] | None = None) -> None:
         self.where, self.after = where, after
+        if where == "grandchild":
+            sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+            raise RuntimeError(f"left {subprocess.Popen(sleeper, start_new_session=True).pid}")
         if where == "constructor":
             raise RuntimeError("the constructor failed")
 
@@ -230,10 +233,17 @@ class Broken(Actor):
 
 
 class DiesAtOnce(Actor):
-    """Takes its process along as soon as it is ready."""
+    """Takes its process along as soon as it is ready, while there is a certain file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
 
     async def on_start(self) -> None:
-        asyncio.get_running_loop().call_soon(os._exit, 9)
+        if Path(self.path).exists():
+            asyncio.get_running_loop().call_later(0.01, os._exit, 9)
+
+    async def incarnation(self) -> int:
+        return self.context.incarnation
 
 
 class FailsAtOnce(Actor):

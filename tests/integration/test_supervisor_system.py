@@ -14,6 +14,7 @@ from callboard.actors.actor import Actor
 from callboard.actors.errors import ActorError
 from callboard.actors.ref import Ref
 from callboard.supervisor.errors import AlreadyRunning, StartupFailed, SupervisionError, UnknownPlace
+from callboard.supervisor.guardian import start_time
 from callboard.supervisor.spec import Limits
 from callboard.supervisor.status import State
 from callboard.supervisor.system import System
@@ -160,6 +161,16 @@ async def test_a_failed_spawn_leaves_the_rest_of_the_system_alone(cluster: Clust
     assert await local.ask(Local.shift, Point(0, 0)) == Point(1, 2)
     again = await system.spawn(Local, Point(5, 5), name="other")
     assert await again.ask(Local.shift, Point(0, 0)) == Point(5, 5)
+
+
+async def test_a_failed_spawn_has_left_nothing_when_it_says_so(cluster: Cluster) -> None:
+    from .actors_for_tests import Broken
+
+    system = await cluster.system()
+    for _ in range(3):  # the name is free again each time
+        with pytest.raises(StartupFailed, match="left ") as caught:
+            await system.spawn(Broken, "grandchild")
+        assert start_time(int(caught.value.why.split()[-1])) == -1
 
 
 async def test_a_start_that_hangs_is_ended_by_its_limit(cluster: Cluster) -> None:
