@@ -22,6 +22,8 @@ class ActorSlot:
     instance: Instance
     budget: Budget
     incarnation: int = 0
+    failed: int = 0
+    """The last incarnation that failed after it was ready."""
     restarts: int = 0
     state: State = State.STARTING
     last_error: str = ""

@@ -188,7 +188,7 @@ class Supervisor:
         running = slot.running
         if running is None:
             raise StartupFailed(actor.name, f"process {slot.name} {slot.last_exit}")
-        actor.incarnation += 1
+        incarnation = actor.incarnation = actor.incarnation + 1
         actor.state = State.STARTING
         try:
             location = await running.start_actor(actor.start_message(), self.options.limits.actor_start_s)
@@ -197,6 +197,8 @@ class Supervisor:
             raise
         if slot.running is not running:  # its last words were that it is ready
             raise StartupFailed(actor.name, f"process {slot.name} {slot.last_exit}", running.log_tail())
+        if actor.failed == incarnation:  # its first message was too much for it; its recovery is under way
+            return
         actor.location, actor.state = location, State.READY
         self.roster.add(location)
         self._ready_if_complete(slot)
@@ -332,7 +334,8 @@ class Supervisor:
                     running.kill()
                     break
                 continue
-            self.on_event(f"{actor.name} is back in {slot.name}")
+            if actor.state is State.READY:
+                self.on_event(f"{actor.name} is back in {slot.name}")
             break
         self.on_change()
 
@@ -367,6 +370,7 @@ class Supervisor:
                 self.roster.remove(name, incarnation, f"it failed: {error}")
                 if actor.incarnation != incarnation or self.stopping:
                     return
+                actor.failed = incarnation
                 actor.location, actor.state, actor.last_error = None, State.RESTARTING, error
                 self.announcements = [a for a in self.announcements if a.actor != name]
                 self.on_event(f"{name} failed: {error}")
