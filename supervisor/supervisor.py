@@ -223,7 +223,8 @@ class Supervisor:
             await asyncio.wait(recoveries)
         await asyncio.gather(*(self._give_up(slot) for slot in slots))
         for slot in slots:
-            self.slots.pop(slot.name, None)
+            if slot.running is None:  # what even SIGKILL does not end keeps its name
+                self.slots.pop(slot.name, None)
 
     # -- failing
 
