@@ -55,9 +55,9 @@ class Dialler(Generic[L]):
             if address not in self._attempts:
                 self._start(address, node)
             attempt, wanted = self._attempts[address]
-            if node in (None, wanted):
+            if node == wanted:
                 return await self._share(attempt, address)
-            # Somebody else looks for another node there, and what comes of it decides nothing about ours.
+            # Somebody else expects another node there: a link would do for us too, a refusal would decide nothing.
             await asyncio.wait([attempt])
 
     def _start(self, address: str, node: str | None) -> None:
