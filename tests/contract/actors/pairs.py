@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
 from callboard.actors.cell import Cell
+from callboard.actors.mailbox import Letter
 from callboard.actors.node import Node
 from callboard.actors.origin import Origin
 from callboard.actors.policy import StopReason
+from callboard.actors.producer import LocalProducer, RemoteProducer
 from callboard.actors.ref import Ref
 from callboard.transports.settings import NetworkSettings
 
-from ..network import until
+from ..network import PATIENCE_S, until
+
+DEADLINES_S = (0.05, 0.3, 2.0, 10.0)
+"""For tests of deadlines: one that this machine is too busy to reach in time is tried again with the next."""
 
 LOCAL = "local"
 """Not a plane: caller and actor are in the same process."""
@@ -35,6 +40,7 @@ class Pair:
             ipc=plane == "ipc",
             ipc_directory=str(directory),
             linger_s=0.2,
+            request_timeout_s=PATIENCE_S,
         )
         self.nodes: list[Node] = []
         self.near: Node
@@ -93,6 +99,16 @@ class Pair:
         """The far node's side of each link."""
         return [session for session in self.far._sessions.values() if isinstance(session, Origin)]
 
+    def letters(self) -> list[Letter]:
+        """Every ask and stream that waits or runs at the far node."""
+        return [letter for origin in [self.far._local, *self.origins()] for letter in origin.calls.values()]
+
+    async def blocked(self) -> RemoteProducer | LocalProducer:
+        """Return the producer of the only stream there is, when it waits for credit."""
+        (letter,) = self.letters()
+        await until(lambda: letter.producer._credit.waiter is not None, letter.producer)
+        return letter.producer
+
     async def quiet(self, name: str = "a.0") -> None:
         """Return when an actor has nothing to do and nobody waits for it."""
         cell = self.cell(name)
@@ -122,3 +138,14 @@ async def drain(stream: AsyncIterator[Any]) -> tuple[list[Any], Exception | None
     except Exception as error:
         return items, error
     return items, None
+
+
+async def in_time(awaitable: Awaitable[Any]) -> Any:
+    """Await something that could hang."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await awaitable
+
+
+async def outcomes(*awaitables: Awaitable[Any]) -> list[Any]:
+    """Await all of them; returns results and exceptions."""
+    return await in_time(asyncio.gather(*awaitables, return_exceptions=True))

@@ -8,9 +8,9 @@ import pytest
 from callboard.actors.errors import ActorStopped, ActorUnavailable, MailboxFull
 from callboard.actors.policy import Executed, MailboxPolicy, Overflow, StopReason
 
-from ..network import until
+from ..network import PATIENCE_S, until
 from .classes import Gate, Wide
-from .pairs import turns
+from .pairs import in_time, outcomes, turns
 
 KIB = 1024
 
@@ -106,7 +106,7 @@ async def test_a_sender_whose_credit_was_withheld_gets_it_while_others_keep_the_
     busy = [asyncio.create_task(keep_busy()) for _ in range(2)] + [asyncio.create_task(keep_busy_within())]
     await turns(50)
     remote.actor().gate.set()
-    done, late = await asyncio.wait(waiting, timeout=20)
+    done, late = await asyncio.wait(waiting, timeout=PATIENCE_S)
     going = False
     await asyncio.gather(*busy)
     assert not late
@@ -122,7 +122,7 @@ async def test_a_local_sender_is_told_of_the_room_that_remote_messages_leave(rem
     await turns(5)
     assert not waiting.done()
     remote.actor().gate.set()
-    await asyncio.wait_for(waiting, 5)
+    await in_time(waiting)
     assert await asyncio.gather(*remote_asks) == [0, 1]
     await until(lambda: "local" in notes(remote))
 
@@ -137,7 +137,7 @@ async def test_a_waiting_sender_is_told_of_the_room_that_a_cancelled_message_lea
     assert not waiting.done()
     asks[0].cancel()
     asks[1].cancel()
-    await asyncio.wait_for(waiting, 5)
+    await in_time(waiting)
     pair.actor().gate.set()
     await asyncio.gather(*asks, return_exceptions=True)
     await until(lambda: "told" in notes(pair))
@@ -222,6 +222,7 @@ async def test_block_ends_at_the_deadline_and_runs_nothing(pair):
     asks = [asyncio.create_task(ref.options(deadline_s=0.05).ask(Gate.note, n)) for n in range(6)]
     results = await asyncio.gather(*asks, return_exceptions=True)
     assert all(isinstance(result, TimeoutError) for result in results)
+    await ref.ask(Gate.look) if pair.remote else None  # by now the far side knows
     pair.actor().gate.set()
     assert await ref.ask(Gate.note, "end") == "end"
     assert notes(pair) == ["end"]
@@ -271,11 +272,11 @@ async def test_what_waits_for_credit_fails_when_the_actor_stops(remote):
     tells = asyncio.create_task(ref.tell_wait(Gate.note, "told"))
     await turns(20)
     await remote.stop("a.0", grace_s=0)
-    results = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 5)
+    results = await outcomes(*asks)
     assert all(isinstance(r, ActorStopped | ActorUnavailable) for r in results)
     assert {r.executed for r in results} == {Executed.NEVER}
     with pytest.raises(ActorUnavailable):
-        await asyncio.wait_for(tells, 5)
+        await in_time(tells)
 
 
 async def test_what_waits_for_credit_is_refused_even_if_nobody_says_that_the_actor_stopped(remote):
@@ -283,7 +284,7 @@ async def test_what_waits_for_credit_is_refused_even_if_nobody_says_that_the_act
     asks = [asyncio.create_task(ref.options(retries=0).ask(Gate.note, n)) for n in range(8)]
     await turns(20)
     await remote.far.stop_actor("a.0", StopReason.COMMANDED, grace_s=0)
-    results = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 5)
+    results = await outcomes(*asks)
     assert {(type(r), r.executed) for r in results} == {(ActorStopped, Executed.NEVER)}
 
 
@@ -295,9 +296,9 @@ async def test_what_waits_for_credit_fails_when_the_link_breaks(remote):
     sent = len(remote.cell().mailbox)
     for origin in remote.origins():
         origin.link.close()
-    await asyncio.wait(asks[: sent + 4], timeout=5)
+    await asyncio.wait(asks[: sent + 4], timeout=PATIENCE_S)
     remote.actor().gate.set()
-    results = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 5)
+    results = await outcomes(*asks)
     unavailable = [(type(r), r.executed) for r in results[: sent + 4]]
     assert unavailable[:sent] == [(ActorUnavailable, Executed.MAYBE)] * sent
     # What waited for credit was never sent; who waited for a place after it dials again.

@@ -11,7 +11,7 @@ from callboard.actors.policy import MailboxPolicy
 
 from ..network import until
 from .classes import Caller, Gate, Wide
-from .pairs import LOCAL, turns
+from .pairs import LOCAL, in_time, turns
 
 
 async def leave(task):
@@ -63,7 +63,7 @@ async def test_an_interleaving_handler_is_cancelled_and_its_credit_comes_back(pa
         await turns(number % 7)
         await leave(asking)
     await pair.quiet()
-    assert await asyncio.wait_for(ref.ask(Gate.note, "end"), 5) == "end"
+    assert await in_time(ref.ask(Gate.note, "end")) == "end"
 
 
 async def test_cancellation_goes_on_to_who_the_handler_asks(pair):
@@ -86,7 +86,7 @@ async def test_a_handler_that_resists_its_cancellation_harms_no_other(pair, meth
         others = [asyncio.create_task(ref.ask(Gate.note, n)) for n in "abc"]
         await turns(number % 4)
         await leave(asking)
-        assert await asyncio.wait_for(asyncio.gather(*others), 10) == ["a", "b", "c"]
+        assert await in_time(asyncio.gather(*others)) == ["a", "b", "c"]
         assert pair.actor().cancelled[-1] == number
         (drainer,) = pair.cell().drainers or {None}
         assert drainer is None or drainer.cancelling() == 0

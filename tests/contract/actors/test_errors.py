@@ -21,7 +21,7 @@ from callboard.actors.policy import Executed
 from callboard.transports.errors import TooLarge
 
 from .classes import Caller, Echo, Gate
-from .pairs import drain
+from .pairs import drain, outcomes
 
 MIB = 1024 * 1024
 
@@ -182,7 +182,7 @@ async def test_an_exception_that_cannot_be_built_here_arrives_as_remote_error(pa
     names = {"local": "Local", "more": "NeedsMore", "group": "ExceptionGroup", "cancelled": "CancelledError"}
     for method in ("fail", "fail_plain", "fail_thread"):
         with pytest.raises(RemoteError) as caught:
-            await ref.options(deadline_s=5).ask(method, kind)
+            await ref.ask(method, kind)
         error = caught.value
         assert (error.actor, error.executed, error.incarnation) == ("a.0", Executed.YES, 1)
         assert error.remote_traceback
@@ -199,7 +199,7 @@ async def test_stop_iteration_is_an_error_like_others(pair, method):
         if "stream" not in method
         else drain(ref.stream(method, "stop iteration"))
     )
-    result = (await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 5))[0]
+    (result,) = await outcomes(call)
     error = result[1] if isinstance(result, tuple) else result
     assert isinstance(error, RuntimeError | RemoteError)
     assert "StopIteration" in f"{error!r} {getattr(error, 'kind', '')}"

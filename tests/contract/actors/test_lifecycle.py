@@ -12,9 +12,9 @@ from callboard.actors.cell import State
 from callboard.actors.errors import ActorStopped, ActorUnavailable, StartFailed
 from callboard.actors.policy import Executed, MailboxPolicy, StopReason
 
-from ..network import until
+from ..network import PATIENCE_S, until
 from .classes import Caller, Echo, Gate, Wide
-from .pairs import drain, turns
+from .pairs import drain, in_time, outcomes, turns
 
 
 async def test_an_actor_is_ready_when_its_start_hook_has_returned(pair):
@@ -274,7 +274,7 @@ async def test_an_interleaving_method_runs_beside_what_the_actor_handles(pair):
 
 
 async def test_blocking_methods_of_different_actors_run_at_once(pair):
-    barrier = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=PATIENCE_S)
 
     class Meets(Gate):
         def meet(self) -> int:
@@ -299,9 +299,9 @@ async def test_what_a_handler_leaves_running_does_not_count_as_the_next_message(
 
     go, tasks = asyncio.Event(), []
     ref = await pair.spawn(Leaves)
-    await ref.options(deadline_s=0.5).ask(Leaves.leave)
+    await ref.options(deadline_s=5).ask(Leaves.leave)
     go.set()
-    assert await tasks[0] > 1
+    assert await tasks[0] > 5
 
 
 async def test_spawning_within_a_handler_keeps_its_deadline(pair):
@@ -329,10 +329,10 @@ async def test_a_closed_node_has_answered_everybody_and_leaves_no_task(pair):
     await pair.far.close(grace_s=0.05)
     if pair.remote:  # what is told to who is not known to be down is accepted, and counted
         pair.near.node_down(pair.far.id, "it was closed")
-    results = await asyncio.wait_for(asyncio.gather(*asks, telling, return_exceptions=True), 10)
+    results = await outcomes(*asks, telling)
     assert all(isinstance(r, ActorStopped | ActorUnavailable) for r in results), results
     for stream in streams:
-        _, error = await asyncio.wait_for(drain(stream), 5)
+        _, error = await in_time(drain(stream))
         assert isinstance(error, ActorStopped | ActorUnavailable)
     assert not pair.far.cells
     with pytest.raises(StartFailed, match="this node was closed"):

@@ -8,7 +8,7 @@ from callboard.transports.errors import TooLarge
 
 from ..network import until
 from .classes import Echo, Gate
-from .pairs import drain, turns
+from .pairs import drain, in_time, outcomes, turns
 
 MIB = 1024 * 1024
 
@@ -42,7 +42,7 @@ async def test_the_smaller_limit_of_two_nodes_holds_also_for_what_was_sent_befor
     large = asyncio.create_task(ref.ask(Gate.note, bytes(63 * 1024 + 2000)))
     buffers = asyncio.create_task(ref.ask(Gate.note, bytes(100 * 1024)))
     tells = [ref.tell(Gate.note, [n, bytes(100)]) for n in range(60, 70) if await turns(0) is None]
-    results = await asyncio.wait_for(asyncio.gather(*asks, large, buffers, return_exceptions=True), 10)
+    results = await outcomes(*asks, large, buffers)
     assert results[:60] == [[n, bytes(3000)] for n in range(60)]
     assert [type(r) for r in results[60:]] == [TooLarge] * 2
     await until(lambda: len(remote.actor().seen) == 60 + len(tells))
@@ -67,7 +67,7 @@ async def test_records_of_a_stream_fit_the_smallest_limit(remote):
                 yield "x" * size
 
     ref = await remote.spawn(Sizes, name="b.0", on=small)
-    items, error = await asyncio.wait_for(drain(ref.stream(Sizes.sizes, sizes * 5)), 10)
+    items, error = await in_time(drain(ref.stream(Sizes.sizes, sizes * 5)))
     assert (list(map(len, items)), error) == (sizes * 5, None)
-    items, error = await asyncio.wait_for(drain(ref.stream(Sizes.sizes, [5, 70_000])), 10)
+    items, error = await in_time(drain(ref.stream(Sizes.sizes, [5, 70_000])))
     assert (items, type(error)) == (["xxxxx"], TooLarge)

@@ -10,7 +10,7 @@ from callboard.actors.policy import Executed
 
 from ..network import until
 from .classes import Gate
-from .pairs import turns
+from .pairs import in_time, turns
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_an_odd_message_harms_nobody_else(remote, envelope):
     assert results == [2] or isinstance(results[0], ActorError)  # its own link may be closed for it
     third = await remote.node("third")
     remote.publish("a.0")
-    assert await asyncio.wait_for(third.ref("a.0", Gate).ask("look"), 5) >= 1
+    assert await in_time(third.ref("a.0", Gate).ask("look")) >= 1
 
 
 ODD_ANSWERS = [
@@ -119,6 +119,6 @@ async def test_an_odd_answer_is_an_error_of_its_ask_and_no_other(remote, kind, b
     body = msgspec.Raw(b"\xd4\x63\x00") if isinstance(body, bytes) else raw
     origin.link.send((msgspec.msgpack.encode([(kind, call_id, body)]),))
     with pytest.raises(Exception) as caught:  # noqa: PT011 any error, but an error
-        await asyncio.wait_for(first, 5)
+        await in_time(first)
     assert not isinstance(caught.value, TimeoutError)
     assert await second == 1

@@ -20,7 +20,7 @@ from callboard.actors.producer import WINDOW_BYTES, WINDOW_ITEMS
 
 from ..network import until
 from .classes import Caller, Echo, Gate, Wide
-from .pairs import drain, turns
+from .pairs import DEADLINES_S, drain, in_time, turns
 
 
 @pytest.mark.parametrize("method", [Echo.count, Echo.plain_count, "count"])
@@ -89,10 +89,8 @@ async def test_a_slow_reader_bounds_what_is_produced(pair):
     ref = await pair.spawn(Gate)
     stream = ref.stream(Gate.endless)
     assert await anext(stream) == 0
-    await asyncio.sleep(0.2)  # as long as it likes: the bound is the promise
-    produced = pair.actor().produced
-    await asyncio.sleep(0.1)
-    assert pair.actor().produced == produced <= WINDOW_ITEMS + 1
+    await pair.blocked()
+    assert pair.actor().produced <= WINDOW_ITEMS + 1
     for expected in range(1, 3 * WINDOW_ITEMS):
         assert await anext(stream) == expected
     assert pair.actor().produced <= 5 * WINDOW_ITEMS
@@ -104,12 +102,8 @@ async def test_a_slow_reader_bounds_the_bytes_that_wait(remote):
         ref = await remote.spawn(Gate, name=name)
         stream = ref.stream(Gate.endless, size)
         await anext(stream)
-        actor = remote.actor(name)
-        held = -1
-        while held != actor.produced:
-            held = actor.produced
-            await asyncio.sleep(0.05)
-        assert held * size <= WINDOW_BYTES + 300_000
+        await remote.blocked()
+        assert remote.actor(name).produced * size <= WINDOW_BYTES + 300_000
         for _ in range(3 * WINDOW_BYTES // size if size > 10_000 else 3 * WINDOW_ITEMS):
             await anext(stream)
         await stream.aclose()
@@ -121,7 +115,7 @@ async def test_an_item_larger_than_the_window_passes(remote):
     for size in sizes:
         stream = gate.stream(Gate.endless, size)
         for _ in range(3):
-            assert len(await asyncio.wait_for(anext(stream), 20)) == size
+            assert len(await in_time(anext(stream))) == size
         await stream.aclose()
 
 
@@ -220,8 +214,7 @@ async def test_leaving_while_the_producer_waits_for_credit_ends_it(pair):
     ref = await pair.spawn(Gate)
     stream = ref.stream(Gate.endless)
     await anext(stream)
-    await until(lambda: pair.actor().produced >= WINDOW_ITEMS - 1)
-    await turns(10)
+    await pair.blocked()
     await stream.aclose()
     await until(lambda: pair.actor().cancelled == ["endless"])
     assert await ref.ask(Gate.note, 1) == 1
@@ -323,22 +316,29 @@ async def test_a_dead_producer_ends_the_stream_and_names_the_last_item(remote):
 
 async def test_a_stream_may_have_a_deadline(pair):
     ref = await pair.spawn(Gate)
-    stream = ref.options(deadline_s=0.1).stream(Gate.trickle, 2)
-    assert [await anext(stream), await anext(stream)] == [0, 1]
-    with pytest.raises(DeadlineExceeded, match="after 2 items") as caught:
-        await anext(stream)
-    assert (caught.value.actor, caught.value.items) == ("a.0", 2)
-    await until(lambda: pair.actor().cancelled == ["trickle"])
+    for seconds in DEADLINES_S:
+        items, error = await drain(ref.options(deadline_s=seconds).stream(Gate.trickle, 2))
+        assert (type(error), error.actor, error.items) == (DeadlineExceeded, "a.0", len(items))
+        assert items == list(range(len(items)))
+        if len(items) == 2:
+            break
+    assert "after 2 items" in str(error)
+    await until(lambda: pair.actor().cancelled)
+    await pair.quiet()
 
 
 async def test_a_stream_of_a_handler_ends_with_the_time_of_that_handler(pair):
     outer = await pair.spawn(Caller, name="outer.0")
     inner = await pair.spawn(Gate, name="inner.0")
-    with pytest.raises(DeadlineExceeded):
-        async for _ in outer.options(deadline_s=0.1).stream(Caller.pass_stream_on, inner, "trickle", 2):
-            pass
-    await until(lambda: pair.actor("inner.0").cancelled == ["trickle"])
-    await until(lambda: not pair.cell("outer.0").running)
+    for seconds in DEADLINES_S:
+        stream = outer.options(deadline_s=seconds).stream(Caller.pass_stream_on, inner, "trickle", 2)
+        items, error = await drain(stream)
+        assert type(error) is DeadlineExceeded
+        if len(items) == 2:
+            break
+    await until(lambda: pair.actor("inner.0").cancelled)
+    await pair.quiet("outer.0")
+    await pair.quiet("inner.0")
 
 
 async def test_a_stream_through_another_actor_passes_items_and_cancellation_on(pair):

@@ -10,7 +10,7 @@ from callboard.actors.policy import Executed, MailboxPolicy, StopReason
 
 from ..network import until
 from .classes import Echo, Gate, Wide
-from .pairs import turns
+from .pairs import outcomes, turns
 
 
 def accepts(ref, number):
@@ -109,7 +109,7 @@ async def test_every_waiting_tell_gets_its_turn_even_if_the_one_before_gives_up(
         await turns(round_ % 7)
         for task in sending[::2]:
             task.cancel()
-        await asyncio.wait_for(asyncio.gather(*sending, return_exceptions=True), 5)
+        await outcomes(*sending)
         assert not any(task.exception() for task in sending if not task.cancelled())
         await pair.quiet()
 
