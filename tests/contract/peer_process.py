@@ -62,8 +62,9 @@ class Peer:
             time.sleep(arguments["seconds"])  # noqa: ASYNC251
         elif command == "close":
             self.links[-1].close()
-        elif command == "stop":
+        elif command == "exit":
             await self.network.close()
+            os._exit(0)
         return {"count": self.count, "digest": self.digest.hexdigest(), "downs": self.downs}
 
 
