@@ -348,6 +348,8 @@ class Cell:
         ) -> None:  # here, because a task that is cancelled early never starts
             self.loose.discard(task)
             self._count_out(letter)
+            if letter.task is not None and not letter.cancelled:
+                letter.origin.fail(letter, ActorStopped("it was stopped before it was handled"), ran=False)
 
         task.add_done_callback(done)
 

@@ -210,6 +210,49 @@ async def test_every_letter_gives_back_its_credit_once_whatever_becomes_of_it():
     assert bench.cell.mailbox.bytes == 0
 
 
+class Waiter:
+    """Who waits for room."""
+
+    def __init__(self, *, takes):
+        self.takes = takes
+        self.admitted = []
+
+    def admit(self, *, open_):
+        self.admitted.append(open_)
+        return self.takes
+
+
+async def test_who_waits_for_room_is_admitted_as_soon_as_there_is_some():
+    """Not only when the mailbox has run empty; each sender gets a place, and inlets take none."""
+    bench, gates = Bench(messages=2), [asyncio.Event() for _ in range(4)]
+    bench.cell.open()
+    bench.send("wait", gates[0])
+    await until(lambda: bench.cell.running == 1)
+    bench.send("wait", gates[1])
+    bench.send("wait", gates[2])
+    waiters = [Waiter(takes=False), Waiter(takes=True), Waiter(takes=True)]
+    bench.cell.rooms.extend(waiters)
+    bench.cell.let_in()
+    assert [waiter.admitted for waiter in waiters] == [[], [], []]
+    gates[0].set()
+    await until(lambda: waiters[0].admitted)
+    assert (len(bench.cell.mailbox), bench.cell.running) == (1, 1)
+    assert [waiter.admitted for waiter in waiters] == [[True], [True], []]
+    assert (bench.cell.reserved, bench.cell.queued) == (1, True)
+    gates[1].set()
+    await until(lambda: waiters[2].admitted)
+    await bench.cell.stop(StopReason.COMMANDED, 0)
+
+
+async def test_who_waits_for_room_is_told_that_the_actor_has_closed():
+    bench = Bench(messages=1)
+    bench.send("note", 1)
+    waiters = [Waiter(takes=True), Waiter(takes=False)]
+    bench.cell.rooms.extend(waiters)
+    await bench.cell.stop(StopReason.COMMANDED, 0)
+    assert [waiter.admitted for waiter in waiters] == [[False], [False]]
+
+
 @pytest.mark.parametrize(
     "body",
     [b"\xc1", b"\x91", b"\xc0", b"\xa1x", b"\x81\xa1a\x90", b"\x82\xa1a\x90\xa1k\x90", b"\x05"],
@@ -240,6 +283,14 @@ async def test_a_tell_that_raises_fails_the_actor_and_an_ask_that_raises_does_no
     assert str(bench.host.failures[0]) == "broken"
     assert bench.cell.actor.seen == [1]
     assert len(bench.cell.mailbox) == 1
+
+
+async def test_a_stop_answers_an_interleaving_message_that_has_not_begun():
+    bench = Bench()
+    bench.cell.open()
+    letter = bench.send("beside", asyncio.Event())
+    await bench.cell.stop(StopReason.COMMANDED, 0)
+    assert bench.origin.answers == {letter.id: (ActorStopped, False)}
 
 
 async def test_a_stop_answers_what_waits_and_calls_the_hook_once():

@@ -40,6 +40,20 @@ async def test_asks_beyond_the_mailbox_wait_at_their_sender_and_all_are_answered
     assert outlet.idle
 
 
+async def test_a_link_on_which_something_waits_for_credit_is_not_idle(remote):
+    """The pool would close it, and lose what waits."""
+    ref = await held(remote, messages=1)
+    await until(lambda: ref._target.pick()._credit == 1)
+    (peer,) = remote.near._peers.values()
+    assert remote.near.link_idle(peer.link)
+    ref.tell(Gate.note, 1)
+    ref.tell(Gate.note, 2)
+    await until(lambda: remote.cell().mailbox.full)
+    assert not remote.near.link_idle(peer.link)
+    remote.actor().gate.set()
+    await until(lambda: notes(remote) == [1, 2] and remote.near.link_idle(peer.link))
+
+
 async def test_large_messages_are_bounded_by_bytes(remote):
     ref = await held(remote, messages=1000, bytes=256 * KIB)
     asks = [asyncio.create_task(ref.ask(Gate.note, bytes(40 * KIB))) for _ in range(50)]

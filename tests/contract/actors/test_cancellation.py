@@ -208,17 +208,21 @@ async def test_a_cancellation_never_reaches_another_message(pair, cls):
     assert all(drainer.cancelling() == 0 for drainer in pair.cell().drainers)
 
 
-async def test_a_late_answer_is_counted(remote):
-    ref = await remote.spawn(Gate)
-    asking = asyncio.create_task(ref.ask(Gate.absorb, 1))
-    await until(lambda: remote.actor().seen == [1])
+async def test_a_late_answer_is_counted_and_changes_nothing(remote):
+    """An answer and its caller's leaving cross on the way."""
+    ref = await remote.spawn(Wide)
+    asks = [asyncio.create_task(ref.ask(Gate.hold, n)) for n in range(2)]
+    await until(lambda: len(remote.actor().seen) == 2)
+    call_id = min(remote.near.pending.calls)
+    (origin,) = remote.origins()
+    letter = origin.calls[call_id]
+    await leave(asks[0])
+    origin.calls[call_id] = letter  # as if it had answered before it heard of the leaving
+    origin.reply(letter, "late")
+    await until(lambda: remote.near.statistics()["late_answers"] == 1)
     remote.actor().gate.set()
-    remote.actor().gate = asyncio.Event()
-    await turns(1)  # the handler goes on; its answer and our leaving cross on the way
-    await leave(asking)
-    assert await ref.ask(Gate.note, 2) == 2
-    assert remote.near.statistics()["late_answers"] in (0, 1)
-    assert remote.near.pending.calls == {}
+    assert await asks[1] == 1
+    await remote.quiet()
 
 
 async def test_what_a_caller_that_is_gone_has_asked_is_cancelled(remote):

@@ -381,6 +381,21 @@ async def test_an_address_where_nobody_is_fails_its_asks(remote):
         await anext(ref.stream(Echo.count, 1))
 
 
+async def test_a_link_that_breaks_in_the_moment_it_is_made_fails_its_asks(remote):
+    ref = await remote.spawn(Echo)
+    link_up = remote.far.link_up
+
+    def hang_up(link):
+        link_up(link)
+        link.close()
+
+    remote.far.link_up = hang_up
+    results = await outcomes(ref.ask(Echo.echo, 1), anext(ref.stream(Echo.count, 1)))
+    assert [type(result) for result in results] == [ActorUnavailable] * 2
+    remote.far.link_up = link_up
+    assert await ref.ask(Echo.echo, 1) == 1
+
+
 async def test_a_stopped_actor_is_not_kept_by_the_links_of_its_callers(pair):
     ref = await pair.spawn(Gate)
     await ref.ask(Gate.note, 1)
