@@ -208,7 +208,7 @@ async def test_a_cancellation_never_reaches_another_message(pair, cls):
     assert all(drainer.cancelling() == 0 for drainer in pair.cell().drainers)
 
 
-async def test_a_late_answer_is_counted_and_changes_nothing(remote):
+async def test_a_late_answer_is_counted(remote):
     """An answer and its caller's leaving cross on the way."""
     ref = await remote.spawn(Wide)
     asks = [asyncio.create_task(ref.ask(Gate.hold, n)) for n in range(2)]
