@@ -11,7 +11,7 @@ import pytest
 
 from callboard.actors.errors import ActorStopped, ActorUnavailable
 from callboard.actors.policy import Executed
-from callboard.supervisor.errors import StartInterrupted, StartupFailed, SupervisionError
+from callboard.supervisor.errors import StartInterrupted, StartupFailed, SupervisionError, SystemFailed
 from callboard.supervisor.guardian import start_time
 from callboard.supervisor.spec import Limits
 from callboard.supervisor.status import State, SystemStatus
@@ -260,6 +260,21 @@ async def test_a_failed_start_stops_what_was_ready_in_reverse_order(cluster: Clu
         "stop:shutdown front.0",
         "stop:shutdown back.0",
     ]
+    assert children() == []
+
+
+async def test_a_budget_used_up_during_the_start_is_why_the_start_failed(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemFailed, match=r"because of fails\.0: fails\.0 failed: ValueError: at once"):
+        await cluster.up(f"""
+            [actor.fails]
+            class = "actors_for_tests:FailsAtOnce"
+            restart = {{ max_restarts = 0 }}
+            [actor.slow]
+            class = "actors_for_tests:Slow"
+            args = {{ ready = "{tmp_path}/never" }}
+        """)
     assert children() == []
 
 

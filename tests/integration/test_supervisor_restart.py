@@ -162,6 +162,17 @@ async def test_while_a_worker_is_down_its_callers_are_told_at_once_or_wait_as_th
     assert await waiting == 2
 
 
+async def test_who_waits_is_answered_by_the_successor_of_a_process_that_nobody_knows_to_be_dead(
+    cluster: Cluster,
+) -> None:
+    system, ref = await gates(cluster)
+    pid = pid_of(system, "gate.0")
+    os.kill(pid, signal.SIGKILL)
+    while start_time(pid) != -1:  # without a turn of the loop: the supervisor has not noticed yet
+        pass
+    assert await ref.instance(0).options(on_down=OnDown.WAIT).ask(Gate.incarnation) == 2
+
+
 async def test_incarnations_grow_and_one_reference_follows_them(cluster: Cluster) -> None:
     system = await cluster.system()
     ref = await system.spawn(Gate, restart=QUICK)

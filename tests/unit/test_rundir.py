@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from callboard.supervisor import rundir
 from callboard.supervisor.errors import AlreadyRunning, NotRunning
 from callboard.supervisor.rundir import RuntimeDirectory, directory_for, find_running, is_held
 from callboard.transports.errors import ConfigError
@@ -75,6 +76,21 @@ def test_a_release_leaves_the_next_owner_everything(path: Path, monkeypatch: pyt
     assert is_held(path)
     assert (path / "state.json").exists()
     seconds[0].release()
+
+
+def test_the_lock_is_removed_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = claim(path)
+    removed: list[str] = []
+    remove = rundir._remove
+
+    def note(inside: Path) -> None:
+        removed.append(inside.name)
+        remove(inside)
+
+    monkeypatch.setattr(rundir, "_remove", note)
+    directory.release()
+    assert sorted(removed) == ["ipc", "lock", "logs", "state.json"]
+    assert removed[-1] == "lock"
 
 
 def test_many_claims_at_once_have_one_winner_each_time(path: Path) -> None:
