@@ -258,6 +258,17 @@ async def test_a_body_beyond_the_limit_is_refused_before_it_is_read(cluster: Clu
     assert (await http(url, "POST", "/v1/completions", body | {"prompt": "x"})).status == 200
 
 
+async def test_a_request_beyond_the_limit_of_the_plane_is_too_large_as_well(cluster: Cluster) -> None:
+    limits = '[network]\nmax_message_bytes = "1MiB"\nshrink_message_bytes = "1MiB"\n'
+    system = await cluster.up(limits + config(workers=1))
+    body = {"model": "simulated", "prompt": "x" * 1_100_000}
+    for stream in (False, True):
+        seen = await http(url_of(system), "POST", "/v1/completions", body | {"stream": stream})
+        assert (seen.status, seen.error["code"]) == (413, "request_too_large")
+        assert "1,048,576 bytes" in seen.error["message"]
+    assert (await http(url_of(system), "POST", "/v1/completions", body | {"prompt": "x"})).status == 200
+
+
 async def test_a_compressed_body_is_refused(cluster: Cluster) -> None:
     system = await cluster.up(config())
     seen = await http(url_of(system), "POST", "/v1/completions", b"x", "Content-Encoding: gzip\r\n")
