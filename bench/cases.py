@@ -12,7 +12,8 @@ from time import perf_counter
 
 import psutil
 
-from callboard.actors.errors import ActorError, MailboxFull
+from callboard.actors.errors import ActorError, ActorUnavailable, MailboxFull
+from callboard.actors.policy import OnDown
 from callboard.actors.ref import Ref
 from callboard.supervisor.system import System
 
@@ -322,6 +323,25 @@ async def failover(rig: Rig, seconds: float) -> float:
     if len(failures) != 32:
         raise RuntimeError(f"32 asks should have failed, {len(failures)} did")
     return (max(failures) - start) * 1e3
+
+
+@case("recovery", "ms", Better.LOWER, "kill -9 of the only worker: until its successor answers")
+async def recovery(rig: Rig, seconds: float) -> float:
+    """With the default backoff of 100 ms and a reference that waits."""
+    system = rig.system
+    worker = (await rig.spawn(Echo)).options(on_down=OnDown.WAIT)
+    pid = await worker.ask(Echo.pid)
+    start = perf_counter()
+    psutil.Process(pid).kill()
+    while True:
+        try:
+            if await worker.ask(Echo.pid) != pid:
+                break
+        except ActorUnavailable:  # it was on its way when the process died
+            continue
+    if system.status().actor(worker.name + ".0").restarts != 1:
+        raise RuntimeError("it was not restarted once")
+    return (perf_counter() - start) * 1e3
 
 
 @case("startup", "s", Better.LOWER, "a system of three processes, from nothing to the first answer")

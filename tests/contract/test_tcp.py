@@ -6,7 +6,6 @@ import socket
 import stat
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
@@ -196,13 +195,12 @@ async def test_closing_one_network_does_not_hold_up_another_that_starts(nodes):
         near.send([bytes(200_000)])
     assert not near.full
     closing = asyncio.create_task(client.network.close())
-    longest = 0.0
+    others = 0
     while not closing.done():
-        started = monotonic()
         node = await nodes.make()
-        longest = max(longest, monotonic() - started)
         await node.network.close()
-    assert longest < 1
+        others += 1
+    assert others > 1  # one that was held up would have ended with it
     peer.thaw()
 
 

