@@ -40,6 +40,19 @@ async def test_asks_beyond_the_mailbox_wait_at_their_sender_and_all_are_answered
     assert outlet.idle
 
 
+async def test_who_comes_later_does_not_go_before_those_who_wait(pair):
+    ref = await held(pair, messages=4, overflow=Overflow.BLOCK)
+    asks = [asyncio.create_task(ref.ask(Gate.note, n)) for n in range(50)]
+    await turns(20)
+    pair.actor().gate.set()
+    for number in range(50, 400):  # while places become free
+        asks.append(asyncio.create_task(ref.ask(Gate.note, number)))
+        if not number % 3:
+            await asyncio.sleep(0)
+    assert await in_time(asyncio.gather(*asks)) == list(range(400))
+    assert notes(pair) == list(range(400))
+
+
 async def test_a_link_on_which_something_waits_for_credit_is_not_idle(remote):
     """The pool would close it, and lose what waits."""
     ref = await held(remote, messages=1)

@@ -81,7 +81,7 @@ async def test_a_retry_has_the_arguments_of_the_first_try(pair):
     """By name, too, although the first try may have looked at them in the same process."""
 
     class Stops(Gate):
-        async def with_names(self, *, number: int) -> int:
+        async def with_names(self, number: int) -> int:
             self.seen.append(number)
             if self.context.index == 0:
                 await self.gate.wait()
