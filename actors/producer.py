@@ -153,9 +153,8 @@ class RemoteProducer:
         parts = self._parts
         if parts:
             self._parts = []
-            if (
-                self._size > RECORD_BYTES and len(parts) > 1
-            ):  # a large item goes alone: it may just fit by itself
+            if self._size > RECORD_BYTES and len(parts) > 1:
+                # A large item goes alone: it may just fit by itself.
                 last = parts.pop()
                 self._post(parts)
                 parts = [last]
