@@ -205,6 +205,8 @@ class Cell:
     async def _empty(self, task: asyncio.Task[None]) -> None:
         mailbox, queue, codec = self.mailbox, self.mailbox.queue, self.host.codec
         actor, several, turn, set_current = self.actor, self.concurrency > 1, 0, CURRENT.set
+        if several and len(queue) > 1:
+            self._start_more(len(queue) - 1)
         while queue and self.state is _READY:
             letter = queue.popleft()
             if letter.cancelled:

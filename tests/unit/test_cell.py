@@ -148,6 +148,17 @@ async def test_an_expired_letter_is_answered_never_and_does_not_run():
     assert bench.cell._too_late().executed is Executed.NEVER
 
 
+async def test_handlers_that_never_wait_are_all_run_by_few_tasks():
+    bench = Bench(concurrency=1000)
+    bench.cell.open()
+    for number in range(200):
+        bench.send("note", number)
+    await asyncio.sleep(0)
+    assert bench.cell.actor.seen == list(range(200))
+    assert len(bench.cell.drainers) <= 2
+    await bench.idle()
+
+
 async def test_the_loop_gets_its_turn_among_handlers_that_never_wait():
     bench = Bench()
     for number in range(4 * TURN_LETTERS):
@@ -172,11 +183,12 @@ async def test_each_message_has_its_own_deadline_and_cancellation():
 
 @pytest.mark.parametrize("concurrency", [1, 3, 64])
 async def test_as_many_handlers_run_as_the_concurrency_says_and_no_more(concurrency):
+    """They are reached in about log n turns of the loop."""
     bench, gate = Bench(concurrency), asyncio.Event()
     bench.cell.open()
     for _ in range(100):
         bench.send("wait", gate)
-    for _ in range(200):
+    for _ in range(12):
         await asyncio.sleep(0)
     assert (bench.cell.running, len(bench.cell.mailbox)) == (concurrency, 100 - concurrency)
     gate.set()
