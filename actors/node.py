@@ -331,9 +331,6 @@ class Node:
         if self._peers.get(peer.node) is not peer:  # it went down while we dialled
             link.close()
             return
-        if not link.is_up:  # it was up for less than a turn of the loop
-            self._peer_down(peer, f"{peer.address} broke during the handshake")
-            return
         self._sessions[link] = peer
         peer.connected(link)
 

@@ -80,10 +80,6 @@ class Link(Protocol):
     def full(self) -> bool:
         """True while the bounded queue of this link is full: do not send, wait for ``link_writable``."""
 
-    @property
-    def is_up(self) -> bool:
-        """False from the moment that its end was decided."""
-
     def send(self, frames: Frames) -> None:
         """Queue one message of at least one frame; never blocks.
 
@@ -163,6 +159,8 @@ class RequestPlaneClient(Protocol):
     async def connect(self, address: str, *, node: str | None = None) -> Link:
         """Return the link to ``address``, dialling if there is none; concurrent calls share one attempt.
 
+        The link is up when this returns: one that broke at once is a `NoRoute`, because its ``link_down`` came
+        before anybody could have heard of it.
         ``node`` is the identity that is expected there: another node at the same address (a successor
         on a reused port) is refused. Raises `NoRoute`, `ConnectTimeout`, `HandshakeRefused`,
         `BadAddress`, `UnknownScheme`, `Closed`.
