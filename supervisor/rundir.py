@@ -2,6 +2,8 @@
 
 Layout: ``lock`` (held by flock for as long as the supervisor lives, so the kernel lets go of it at any
 death), ``state.json`` (pid, tree, namespace), ``admin.sock``, ``ipc/`` and ``logs/<process>.log``.
+A directory may be one that a user chose: only these names are ever removed, and nothing is taken that holds
+something else.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from .guardian import sweep_until_empty
 SOCKET_PATH_LIMIT_BYTES = 107
 """The kernel's limit for the path of a unix socket (108 with the final zero)."""
 
+NAMES = ("state.json.new", "admin.sock", "ipc", "logs", "state.json")
+"""What a supervisor makes in its directory besides ``lock``; nothing else is ever removed from it."""
+
 LOOK_S = 0.1
 """Whoever looks whether a directory is held holds the lock himself for much less than this."""
 
@@ -37,6 +42,8 @@ class OwnerState:
     tree: str
     namespace: str
     started_at_s: float
+    made: bool
+    """True if callboard made the directory itself, so that its last owner removes it."""
 
     @classmethod
     def read(cls, directory: Path) -> OwnerState | None:
@@ -73,11 +80,13 @@ def find_running(environment: Mapping[str, str], namespace: str | None, explicit
     """
     if explicit is not None or namespace is not None or environment.get("CALLBOARD_RUNTIME_DIR"):
         directory = directory_for(namespace or "", environment, explicit)
+        _refuse_foreign(directory)
         if is_held(directory):
             return directory
         raise NotRunning(directory)
     base = base_directory(environment)
-    running = sorted(entry for entry in base.iterdir() if is_held(entry)) if base.is_dir() else []
+    inside = base.iterdir() if _is_own_directory(base) else ()
+    running = sorted(entry for entry in inside if _is_own_directory(entry) and is_held(entry))
     if not running:
         raise NotRunning(base)
     if len(running) > 1:
@@ -89,7 +98,7 @@ def find_running(environment: Mapping[str, str], namespace: str | None, explicit
 def is_held(directory: Path) -> bool:
     """True if a living supervisor owns the directory."""
     try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -104,9 +113,10 @@ def is_held(directory: Path) -> bool:
 class RuntimeDirectory:
     """A runtime directory that this process owns; see the module."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, *, made: bool) -> None:
         self.path = path
         self._lock = lock
+        self._made = made
         self.admin_socket = path / "admin.sock"
         self.logs = path / "logs"
         self.ipc = path / "ipc"
@@ -116,49 +126,61 @@ class RuntimeDirectory:
         """Take the directory over, killing and removing what a dead owner left in it.
 
         Raises `AlreadyRunning` if its owner lives, `ConfigError` if the path is too long for a unix socket,
-        belongs to somebody else, or cannot be made.
+        belongs to somebody else, is open to others, holds what is not callboard's, or cannot be made.
         """
         _check_length(path)
-        _make_private(path)
-        lock = _lock(path)
-        directory = cls(path, lock)
-        before = OwnerState.read(path)
-        if before is not None:
-            sweep_until_empty(before.tree)
-        directory._clear()
-        directory.logs.mkdir(mode=0o700)
-        directory.ipc.mkdir(mode=0o700)
-        state = OwnerState(pid=os.getpid(), tree=tree, namespace=namespace, started_at_s=time.time())
-        fresh = path / "state.json.new"
-        fresh.write_text(json.dumps({name: getattr(state, name) for name in OwnerState.__slots__}))
-        fresh.replace(path / "state.json")
+        try:
+            made = _make_private(path)
+            lock, made_again = _lock(path)
+        except OSError as error:
+            raise _cannot_be_made(path, error) from error
+        directory = cls(path, lock, made=made or made_again or path.parent == base_directory(os.environ))
+        try:
+            directory._take_over(namespace, tree)
+        except BaseException as error:  # else the lock is held for as long as this process lives
+            directory.release()
+            if isinstance(error, OSError):
+                raise _cannot_be_made(path, error) from error
+            raise
         return directory
+
+    def _take_over(self, namespace: str, tree: str) -> None:
+        before = OwnerState.read(self.path)
+        if before is not None:
+            self._made = self._made or before.made
+            sweep_until_empty(before.tree)
+        for name in NAMES:
+            _remove(self.path / name)
+        self.logs.mkdir(mode=0o700)
+        self.ipc.mkdir(mode=0o700)
+        state = OwnerState(
+            pid=os.getpid(), tree=tree, namespace=namespace, started_at_s=time.time(), made=self._made
+        )
+        fresh = self.path / "state.json.new"
+        fresh.write_text(json.dumps({name: getattr(state, name) for name in OwnerState.__slots__}))
+        fresh.replace(self.path / "state.json")
 
     def log_path(self, process: str) -> Path:
         """Where the output of a process goes, every incarnation of it."""
         return self.logs / f"{process}.log"
 
-    def release(self, *, keep: bool = False) -> None:
-        """Give the directory up and remove it; with ``keep`` the logs stay. Idempotent."""
+    def release(self) -> None:
+        """Give the directory up: remove what callboard made, and itself unless a user made it. Idempotent."""
         if self._lock < 0:
             return
-        if keep:
-            for entry in ("state.json", "admin.sock", "ipc"):
-                _remove(self.path / entry)
-        else:
-            # The lock file last: before that, nobody can claim a directory that is being emptied.
-            with suppress(OSError):
-                for inside in self.path.iterdir():
-                    if inside.name != "lock":
-                        _remove(inside)
+        # The lock file last: before that, nobody can claim a directory that is being emptied.
+        with suppress(OSError):
+            *others, state = NAMES
+            for name in others:
+                _remove(self.path / name)
+            # With what a stranger put there, the directory stays, and must be known as ours next time.
+            if not set(os.listdir(self.path)) - {"lock", state}:
+                _remove(self.path / state)
                 _remove(self.path / "lock")
-                self.path.rmdir()
+                if self._made:
+                    self.path.rmdir()
         os.close(self._lock)
         self._lock = -1
-
-    def _clear(self) -> None:
-        for entry in ("state.json", "admin.sock", "ipc", "logs"):
-            _remove(self.path / entry)
 
     def __repr__(self) -> str:
         return f"<RuntimeDirectory {self.path} {'released' if self._lock < 0 else 'owned'}>"
@@ -180,38 +202,93 @@ def _check_length(path: Path) -> None:
         )
 
 
-def _make_private(path: Path) -> None:
+def _cannot_be_made(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the runtime directory {path} cannot be made: {error.strerror}; choose another with --runtime-dir"
+    )
+
+
+def _is_own_directory(path: Path) -> bool:
     try:
-        for directory in (path.parent, path):
-            if not directory.exists():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ConfigError(f"the runtime directory {path} belongs to user {found.st_uid}, not to you")
-        parent = path.parent.stat()
-        if parent.st_uid not in (0, os.getuid()):
-            raise ConfigError(
-                f"user {parent.st_uid} can replace the runtime directory {path}: {path.parent} belongs to him"
-            )
-        if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
-            raise ConfigError(
-                f"anybody can replace the runtime directory {path}: {path.parent} is open to all"
-            )
-        path.chmod(0o700)
-    except OSError as error:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise `ConfigError` if somebody else owns the directory, or the one that it is in."""
+    for directory, owners in ((path, (os.getuid(),)), (path.parent, (0, os.getuid()))):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            # The parent may be a link: who owns what it leads to can replace the directory.
+            found = directory.lstat() if directory is path else directory.stat()
+            if found.st_uid not in owners:
+                raise ConfigError(
+                    f"the runtime directory {path} is not to be trusted: {directory} belongs to user"
+                    f" {found.st_uid}, not to you; choose another with --runtime-dir"
+                )
+
+
+def _make_private(path: Path) -> bool:
+    """Make the directory, or see that the one that is there can be taken; returns True if it was made."""
+    made = False
+    for directory in (path.parent, path):
+        if not os.path.lexists(directory):
+            with suppress(FileExistsError):  # somebody else who claims it was faster
+                directory.mkdir(mode=0o700, parents=True)
+                made = directory is path
+    _refuse_foreign(path)
+    try:
+        found = path.lstat()
+    except FileNotFoundError:  # its last owner has just removed it: `_lock` makes it once more
+        return False
+    if stat.S_ISLNK(found.st_mode):
         raise ConfigError(
-            f"the runtime directory {path} cannot be made: {error.strerror};"
-            " choose another with --runtime-dir"
-        ) from error
+            f"the runtime directory {path} is a symbolic link; give the directory it leads to with"
+            " --runtime-dir"
+        )
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{path} is not a directory; choose another with --runtime-dir")
+    parent = path.parent.stat()
+    if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
+        raise ConfigError(f"anybody can replace the runtime directory {path}: {path.parent} is open to all")
+    if found.st_mode & 0o077:
+        raise ConfigError(
+            f"the runtime directory {path} is open to others (mode {stat.S_IMODE(found.st_mode):o});"
+            f" chmod 700 it, or choose another with --runtime-dir"
+        )
+    if not any(_may_be_taken(path) for _ in range(3)):  # a look while its owner leaves may find half of it
+        raise ConfigError(
+            f"the runtime directory {path} is not empty and not one of callboard's; choose an empty one, or"
+            " one that does not exist yet, with --runtime-dir"
+        )
+    return made
 
 
-def _lock(path: Path) -> int:
+def _may_be_taken(path: Path) -> bool:
+    """True if the directory is empty or was made by a supervisor of this user."""
+    try:
+        names = set(os.listdir(path))
+        if not names:
+            return True
+        lock = (path / "lock").lstat()
+    except FileNotFoundError:
+        return not path.exists()
+    if not stat.S_ISREG(lock.st_mode) or lock.st_uid != os.getuid():
+        return False
+    return names <= {"lock", *NAMES} or OwnerState.read(path) is not None
+
+
+def _lock(path: Path) -> tuple[int, bool]:
+    """Return the lock, and True if the directory had to be made once more."""
+    made = False
     patience = time.monotonic() + LOOK_S
     while True:
         try:
-            descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:  # its last owner has just removed the directory
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made = True
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,6 +302,7 @@ def _lock(path: Path) -> int:
         # Its last owner may have removed the directory between our open and our lock.
         with suppress(FileNotFoundError):
             if os.stat(path / "lock").st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
+                return descriptor, made
         os.close(descriptor)
         path.mkdir(mode=0o700, exist_ok=True)
+        made = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -38,7 +39,7 @@ def test_a_claimed_directory_is_private_and_held_until_it_is_released(path: Path
 
 
 def test_what_a_dead_owner_left_is_cleared(path: Path) -> None:
-    path.mkdir(parents=True)
+    path.mkdir(mode=0o700, parents=True)
     for name in ("admin.sock", "state.json", "lock"):
         (path / name).write_text("left")
     (path / "logs").mkdir()
@@ -51,7 +52,7 @@ def test_what_a_dead_owner_left_is_cleared(path: Path) -> None:
 
 def test_who_only_looks_does_not_keep_others_from_claiming(path: Path) -> None:
     claim(path).release()
-    path.mkdir()
+    path.mkdir(mode=0o700)
     looking = os.open(path / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(looking, fcntl.LOCK_SH)
     leave = threading.Timer(0.03, os.close, (looking,))
@@ -89,7 +90,7 @@ def test_the_lock_is_removed_last(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(rundir, "_remove", note)
     directory.release()
-    assert sorted(removed) == ["ipc", "lock", "logs", "state.json"]
+    assert set(removed) == {"lock", *rundir.NAMES}
     assert removed[-1] == "lock"
 
 
@@ -152,4 +153,78 @@ def test_a_running_system_is_found_by_namespace_or_because_it_is_the_only_one(tm
     assert find_running(chosen, None, None) == one.path
     two.release()
     assert find_running(environment, None, None) == one.path
+    one.release()
+
+
+def test_a_directory_with_a_users_files_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(ConfigError, match=r"is not empty and not one of callboard's; choose an empty one"):
+        claim(tmp_path)
+    (tmp_path / "lock").write_text("mine too")
+    with pytest.raises(ConfigError, match="is not empty"):
+        claim(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["lock", "logs", "thesis.txt"]
+
+
+def test_a_directory_that_a_user_made_stays_when_it_is_released(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    claim(tmp_path).release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_user_puts_into_a_claimed_directory_survives_it(path: Path) -> None:
+    for _ in range(2):
+        directory = claim(path)
+        (path / "notes.txt").write_text("mine")
+        directory.release()
+        assert (path / "notes.txt").read_text() == "mine"
+
+
+def test_a_directory_that_others_can_enter_is_refused_and_not_changed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"is open to others \(mode 755\); chmod 700 it"):
+        claim(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_symbolic_link_is_refused_and_one_inside_is_not_followed(path: Path, tmp_path: Path) -> None:
+    treasure = tmp_path / "treasure"
+    treasure.mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(treasure)
+    with pytest.raises(ConfigError, match="is a symbolic link"):
+        claim(tmp_path / "link")
+    (treasure / "gold").write_text("gold")
+    directory = claim(path)
+    directory.ipc.rmdir()
+    directory.ipc.symlink_to(treasure)
+    directory.release()
+    assert (treasure / "gold").exists()
+
+
+def test_a_claim_that_fails_half_way_holds_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(ConfigError, match="cannot be made: No space left on device; choose another"):
+            claim(path)
+    assert not path.exists()
+    claim(path).release()
+
+
+def test_a_directory_of_another_user_is_no_running_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    one = claim(directory_for("one", environment))
+    other = os.getuid() + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: other)
+        with pytest.raises(NotRunning):
+            find_running(environment, None, None)
+        with pytest.raises(ConfigError, match="belongs to user"):
+            find_running(environment, None, one.path)
     one.release()
