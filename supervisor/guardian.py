@@ -159,11 +159,20 @@ class Guardian:
         self._tell(f"-{pid}\n")
 
     def close(self) -> None:
-        """Let the guardian look once more and end; blocks up to `LIMIT_S` if something resists."""
+        """Let the guardian look once more and end; blocks up to `LIMIT_S` if something resists.
+
+        A guardian that is stopped or hangs is killed a second later.
+        """
+        import subprocess
+
         pipe = self._process.stdin
         assert pipe is not None
         pipe.close()
-        self._process.wait()
+        try:
+            self._process.wait(LIMIT_S + 1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _tell(self, line: str) -> None:
         pipe = self._process.stdin
