@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -19,8 +21,29 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name, where it is, and its line in ``--help``, so that help imports none of them."""
 
 
+def open_standard_descriptors() -> None:
+    """Open /dev/null in the place of standard streams that the caller has closed.
+
+    Else the next socket gets such a number, and libuv aborts the process when it closes that.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given, and those below are open by now.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 class LazyGroup(click.Group):
     """Imports a command when it is asked for."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command, with something open on each of the standard descriptors."""
+        open_standard_descriptors()
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the table."""
