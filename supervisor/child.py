@@ -121,7 +121,7 @@ class Child:
             settings=options.settings,
         )
         self._node.on_actor_failed = self._actor_failed
-        self._node.on_announce = lambda name, text: self._say(control.Announce(name, text))
+        self._node.on_announce = self._announce
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._incarnations: dict[str, int] = {}
@@ -154,6 +154,9 @@ class Child:
 
     def _say(self, message: control.FromChild) -> None:
         self._channel.send(message)
+
+    def _announce(self, name: str, text: str) -> None:
+        self._say(control.Announce(name, control.sendable(text)))
 
     def _lost(self, error: Exception | None) -> None:
         if error is not None:
@@ -193,12 +196,15 @@ class Child:
                 args, kwargs = bound.args, bound.kwargs
             mailbox = mailbox_from_wire(message.mailbox)
             await self._node.spawn(cls, *args, name=name, incarnation=incarnation, mailbox=mailbox, **kwargs)
-        except asyncio.CancelledError:
-            raise
         except StartFailed as error:
-            why = describe(error.__cause__) if error.__cause__ is not None else error.why
-            self._say(control.ActorStartFailed(name, incarnation, why, error.remote_traceback))
+            why = describe(error.__cause__) if error.__cause__ is not None else control.sendable(error.why)
+            trace = control.sendable(error.remote_traceback)
+            self._say(control.ActorStartFailed(name, incarnation, why, trace))
         except BaseException as error:  # a user's module may even call sys.exit() while it is imported
+            # An ``on_start`` that awaits what it has cancelled raises that without being cancelled itself.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             self._say(control.ActorStartFailed(name, incarnation, describe(error), _trace(error)))
         else:
             location = self._node.location(name)
@@ -255,10 +261,13 @@ def mailbox_to_wire(policy: MailboxPolicy | None) -> dict[str, Any] | None:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line."""
-    text = str(error).partition("\n")[0]
+    """An error in one line, which can be sent."""
+    try:
+        text = control.sendable(str(error)).partition("\n")[0]
+    except Exception:  # its own __str__ is broken: that it happened must still be told
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    return control.sendable("".join(traceback.format_exception(error)))

@@ -191,6 +191,11 @@ FromChild = (
 _encoder = msgspec.msgpack.Encoder(enc_hook=repr)
 
 
+def sendable(text: str) -> str:
+    """Return the text with escapes for what UTF-8 cannot carry: an exception may speak of any file name."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def encode_frame(message: object) -> bytes:
     """Return ``message`` with its length in front. Values that msgpack does not know travel as their repr."""
     body = _encoder.encode(message)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard.supervisor import control
+from callboard.supervisor.child import _trace, describe
 from callboard.supervisor.control import Channel, FrameDecoder, encode_frame
 
 Runner = Callable[[Any], Any]
@@ -128,3 +129,12 @@ def test_nonsense_from_the_other_side_ends_the_channel_and_is_reported(run: Runn
         far.close()
 
     run(main())
+
+
+def test_an_error_whose_text_utf_8_cannot_carry_can_be_sent() -> None:
+    error = ValueError("no file \udcff here")
+    text = describe(error)
+    assert text == r"ValueError: no file \udcff here"
+    frame = encode_frame(control.ActorFailed("a", 1, text, _trace(error)))
+    [sent] = FrameDecoder(msgspec.msgpack.Decoder(control.FromChild)).feed(frame)
+    assert r"\udcff" in sent.traceback
