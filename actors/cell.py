@@ -345,9 +345,7 @@ class Cell:
         letter.task = task
         self.loose.add(task)
 
-        def done(
-            task: asyncio.Task[None],
-        ) -> None:  # here, because a task that is cancelled early never starts
+        def done(task: asyncio.Task[None]) -> None:  # a task that is cancelled early never starts
             self.loose.discard(task)
             self._count_out(letter)
             if letter.task is not None and not letter.cancelled:
@@ -416,7 +414,10 @@ class Cell:
         try:
             async with asyncio.timeout(limit_s):
                 await self.actor.on_stop(reason)
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # else nobody asked for it: on_stop awaited a task that it had cancelled
             log.exception("%s: on_stop failed", self.location.name)
         finally:
             CURRENT.reset(current)

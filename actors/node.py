@@ -119,7 +119,10 @@ class Node:
             return
         self._closed = True
         for name in reversed(list(self._by_name)):
-            await self.stop_actor(name, StopReason.SHUTDOWN, grace_s=grace_s)
+            try:
+                await self.stop_actor(name, StopReason.SHUTDOWN, grace_s=grace_s)
+            except Exception:  # the others must still be stopped
+                log.exception("%s could not be stopped", name)
         if self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -243,10 +246,14 @@ class Node:
         self._later(self._stop_failed(cell, error))
 
     async def _stop_failed(self, cell: Cell, error: BaseException) -> None:
-        await cell.stop(StopReason.FAILED, 0)
-        await self._discard(cell)
-        if self.on_actor_failed is not None:
-            self.on_actor_failed(cell.location.name, cell.location.incarnation, error)
+        try:
+            await cell.stop(StopReason.FAILED, 0)
+        finally:  # whoever supervises must hear of it, however the stop went
+            try:
+                await self._discard(cell)
+            finally:
+                if self.on_actor_failed is not None:
+                    self.on_actor_failed(cell.location.name, cell.location.incarnation, error)
 
     def location(self, name: str) -> Location | None:
         """Where a local actor can be reached, or None."""

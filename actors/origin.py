@@ -23,7 +23,7 @@ from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL,
 from .errors import ActorStopped, CodecError, EncodeError, UnknownMethod
 from .failure import shortened, to_facts
 from .mailbox import Letter
-from .outbox import Outbox
+from .outbox import Outbox, total_bytes
 from .pending import INFINITE
 from .producer import RemoteProducer
 from .signature import unknown_method
@@ -113,7 +113,7 @@ class Origin:
         for envelope in envelopes:
             kind = envelope.kind
             if kind <= OPEN:
-                inlet = inlets.get(envelope.target) or self._inlet(envelope)
+                inlet = inlets.get(envelope.target) or self._inlet(envelope, buffers)
                 if inlet is not None:
                     self._take(envelope, inlet, now, buffers)
             elif kind == MORE:
@@ -125,13 +125,13 @@ class Origin:
                 if letter is not None:
                     letter.cell.cancel(letter)
 
-    def _inlet(self, envelope: Envelope) -> Inlet | None:
+    def _inlet(self, envelope: Envelope, buffers: Any) -> Inlet | None:
         cell = self.host.cells.get(envelope.target)
         if cell is None:
             error = ActorStopped("it has been stopped")
             self._refuse(envelope, error, "an actor that has been stopped", 0)
             # What waits at the sender has to come out, too, to be refused.
-            self.post_plain((CREDIT, 0, [1, len(envelope.body)], envelope.target))
+            self.post_plain((CREDIT, 0, [1, len(envelope.body) + total_bytes(buffers)], envelope.target))
             return None
         inlet = self.inlets[envelope.target] = Inlet(self, cell)
         return inlet
@@ -175,7 +175,7 @@ class Origin:
         try:
             items, size = decode_plain(body)
             letter.producer.more(int(items), int(size))
-        except (CodecError, TypeError, ValueError):
+        except (CodecError, TypeError, ValueError, OverflowError):
             log.warning("%s sent a credit that cannot be read", self.link.peer.name)
 
     def _refuse(self, envelope: Envelope, error: Exception, actor: str, incarnation: int) -> None:

@@ -67,8 +67,10 @@ class Outlet:
         "_backlog",
         "_bytes",
         "_credit",
+        "_gone",
         "_reserved",
         "_rooms",
+        "_waiting_bytes",
         "crowded",
         "location",
         "outbox",
@@ -83,6 +85,8 @@ class Outlet:
         self._bytes = location.window_bytes
         self._backlog: deque[tuple[int, bytes, Sequence[Any], int]] = deque()
         """Call id (0 for a tell), envelope, buffers behind it, bytes of credit that it takes."""
+        self._waiting_bytes = 0
+        self._gone = False
         self._rooms: deque[asyncio.Future[bool]] = deque()
         self._reserved = 0
         """Places in the backlog that are kept for those who waited for them."""
@@ -109,9 +113,13 @@ class Outlet:
         """Send an ask; returns its id and the future of its answer."""
         host = self.peer.host
         call_id = host.next_id()
-        self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
         future: asyncio.Future[Any] = self.peer.loop.create_future()
-        host.pending.add(call_id, Call(future, self, deadline, method))
+        host.pending.add(call_id, Call(future, self, deadline, method))  # first: the link may break of it
+        try:
+            self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
+        except BaseException:
+            host.pending.calls.pop(call_id, None)
+            raise
         return call_id, future
 
     def tell(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], extra: Any) -> None:
@@ -140,10 +148,14 @@ class Outlet:
         """Open a stream that feeds ``reader``; returns its id."""
         call_id = self.peer.host.next_id()
         granted = (extra or {}) | {"w": [WINDOW_ITEMS, WINDOW_BYTES]}
-        self._encode_and_send(OPEN, call_id, method, args, kwargs, budget_s, granted)
         reader.route = self
         reader.more = lambda items, size: self.peer.post_plain((MORE, call_id, [items, size]))
         self.peer.host.readers[call_id] = reader
+        try:
+            self._encode_and_send(OPEN, call_id, method, args, kwargs, budget_s, granted)
+        except BaseException:
+            self.peer.host.readers.pop(call_id, None)
+            raise
         return call_id
 
     def cancel(self, call_id: int) -> None:
@@ -159,6 +171,7 @@ class Outlet:
         for entry in self._backlog:
             if entry[0] == call_id:
                 self._backlog.remove(entry)
+                self._waiting_bytes -= entry[3]
                 self._let_in()
                 return True
         return False
@@ -172,7 +185,7 @@ class Outlet:
         self._rooms.append(future)
         self.crowded = True
         try:
-            return await future
+            return await future and not self._gone
         finally:
             if future.done() and not future.cancelled() and future.result():
                 self._reserved -= 1
@@ -209,7 +222,8 @@ class Outlet:
         else:
             self.outbox.check(len(part) + size - len(body))
             self._backlog.append((call_id, part, buffers or (), size))
-            self.crowded = self.crowded or len(self._backlog) >= self.location.window
+            self._waiting_bytes += size
+            self.crowded = self.crowded or not self._has_room()
 
     def more(self, messages: int, size: int) -> None:
         """The actor gave credit back."""
@@ -218,6 +232,7 @@ class Outlet:
         backlog = self._backlog
         while backlog and self._credit > 0 and self._bytes > 0:
             call_id, part, buffers, length = backlog.popleft()
+            self._waiting_bytes -= length
             try:
                 if buffers:
                     self.outbox.post_with(part, buffers)
@@ -230,14 +245,19 @@ class Outlet:
             self._bytes -= length
         self._let_in()
 
+    def _has_room(self) -> bool:
+        location = self.location
+        waiting = len(self._backlog) + self._reserved
+        return waiting < location.window and self._waiting_bytes < location.window_bytes
+
     def _let_in(self) -> None:
-        window, rooms = self.location.window, self._rooms
-        while rooms and len(self._backlog) + self._reserved < window:
+        rooms = self._rooms
+        while rooms and self._has_room():
             future = rooms.popleft()
             if not future.done():
                 future.set_result(True)
                 self._reserved += 1
-        self.crowded = bool(rooms or self._reserved) or len(self._backlog) >= window
+        self.crowded = bool(rooms or self._reserved) or not self._has_room()
 
     @property
     def idle(self) -> bool:
@@ -246,6 +266,7 @@ class Outlet:
 
     def down(self) -> set[int]:
         """The way is gone: drop the backlog and return the ids in it, which were never sent."""
+        self._gone = True
         never = {entry[0] for entry in self._backlog}
         self.peer.host.dropped_tells += sum(not entry[0] for entry in self._backlog)
         self._backlog.clear()
@@ -348,7 +369,7 @@ class Peer:
                 outlet = self.outlets.get(envelope.target)
                 if outlet is not None:
                     outlet.more(int(messages), int(size))
-        except (CodecError, TypeError, ValueError) as error:
+        except (CodecError, TypeError, ValueError, OverflowError) as error:
             log.warning("%s sent an answer that cannot be read: %s", self.node, error)
             reader = host.readers.get(envelope.id) if kind == ITEMS else None
             if reader is not None:

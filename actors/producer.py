@@ -174,6 +174,9 @@ class RemoteProducer:
         self._credit.bytes -= len(part) + total_bytes(buffers)
 
 
+_SIZED = frozenset({str, bytes, bytearray})
+
+
 class Feed(Protocol):
     """The reader of the same process, as its producer sees it."""
 
@@ -202,9 +205,12 @@ class LocalProducer:
         feed, credit = self._reader.feed, self._credit
         async for item in source:
             self.sent += 1
+            # Nothing is encoded here, so only what has a length of its own counts in bytes.
+            size = len(item) if type(item) in _SIZED else 0
             credit.items -= 1
-            feed([item], 0)
-            if credit.items <= 0:
+            credit.bytes -= size
+            feed([item], size)
+            if credit.items <= 0 or credit.bytes <= 0:
                 await credit.wait()
             elif not self.sent % TURN_ITEMS:
                 await asyncio.sleep(0)

@@ -7,7 +7,7 @@ process the actor is in is looked up per message, so a reference outlives restar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
@@ -18,6 +18,7 @@ from .errors import ActorError, ActorStopped, ActorUnavailable, CallCycle, Deadl
 from .mailbox import Letter
 from .pending import INFINITE
 from .policy import Executed, OnDown
+from .proxy import Proxy
 from .retry import Attempts
 from .stream import Opening, Reader, Stream
 from .target import Route, Target
@@ -111,12 +112,12 @@ class Ref(Generic[A_co]):
         try:
             route = self._target.pick() if extra is None else self._target.pick_outside(extra["c"])
             if route.crowded:
-                route = await self._with_room(budget)
+                route = await self._with_room(route, deadline, extra["c"] if extra else ())
                 budget = deadline - monotonic()
         except ActorUnavailable:
             if self._on_down is not OnDown.WAIT:
                 raise
-            route = await self._when_up(budget)
+            route = await self._when_up(deadline, extra["c"] if extra else ())
             budget = deadline - monotonic()
         call_id, future = route.ask(name, args, kwargs, _on_wire(budget), deadline, extra)
         try:
@@ -154,17 +155,17 @@ class Ref(Generic[A_co]):
     async def tell_wait(self, method: Any, /, *args: Any, **kwargs: Any) -> None:
         """Like `tell`, but wait until there is room; raises `DeadlineExceeded` if there is none in time."""
         name = method if isinstance(method, str) else method.__name__
-        budget = self._deadline_s or self._host.ask_deadline_s
+        budget = self._host.ask_deadline_s if self._deadline_s is None else self._deadline_s
+        deadline = monotonic() + budget
+        letter = CURRENT.get()
+        if letter is not None and letter.task is not None:
+            deadline = min(deadline, letter.deadline)
         try:
-            route = self._target.pick()
-            if route.full:
-                route = await self._with_room(budget)
+            route = await self._with_room(self._target.pick(), deadline)
         except ActorUnavailable:
             if self._on_down is not OnDown.WAIT:
                 raise
-            route = await self._when_up(budget)
-            if route.full:
-                route = await self._with_room(budget)
+            route = await self._when_up(deadline)
         route.put(name, args, kwargs)
 
     @overload
@@ -225,7 +226,7 @@ class Ref(Generic[A_co]):
     @property
     def proxy(self) -> A_co:
         """An object whose methods are asks (await them) and streams (iterate over them)."""
-        return _Proxy(self)  # type: ignore[return-value]
+        return Proxy(self)  # type: ignore[return-value]
 
     # -- the slow ways
 
@@ -293,6 +294,8 @@ class Ref(Generic[A_co]):
     ) -> Any:
         while True:
             route = await attempts.way(self._target, deadline - monotonic())
+            if route.crowded and not await self._room_at(route, deadline):
+                continue
             budget = deadline - monotonic()
             if budget <= 0 and attempts.error is not None:
                 raise attempts.error
@@ -307,28 +310,36 @@ class Ref(Generic[A_co]):
                     raise
                 attempts.failed(route.location, error)
 
-    async def _when_up(self, budget: float) -> Route:
+    async def _when_up(self, deadline: float, chain: Sequence[str] = ()) -> Route:
+        """Return a way with a place once the target is up."""
         try:
-            async with asyncio.timeout(None if budget == INFINITE else budget):
+            async with asyncio.timeout(_left(deadline)):
                 await self._target.up()
         except TimeoutError:
             raise self._target.missing() from None
-        return self._target.pick()
+        return await self._with_room(self._target.pick_outside(chain), deadline, chain)
 
-    async def _with_room(self, budget: float) -> Route:
-        """Return a way with a place for a message that is sent at once."""
-        route = self._target.pick()
+    async def _with_room(self, route: Route, deadline: float, chain: Sequence[str] = ()) -> Route:
+        """Return ``route``, or another way, with a place for a message that is sent at once."""
+        while route.full or route.crowded:
+            if await self._room_at(route, deadline):
+                break
+            route = self._target.pick_outside(chain)
+        return route
+
+    async def _room_at(self, route: Route, deadline: float) -> bool:
+        """Wait for a place there; False if that way has gone meanwhile."""
         try:
-            async with asyncio.timeout(None if budget == INFINITE else budget):
-                while route.full or route.crowded:
-                    if await route.room():
-                        break
-                    route = self._target.pick()
+            async with asyncio.timeout(_left(deadline)):
+                return await route.room()
         except TimeoutError:
             raise DeadlineExceeded(
                 "there was no room in its mailbox in time", actor=route.location.name, executed=Executed.NEVER
             ) from None
-        return route
+
+
+def _left(deadline: float) -> float | None:
+    return None if deadline == INFINITE else max(0.0, deadline - monotonic())
 
 
 def _on_wire(budget: float) -> float:
@@ -364,7 +375,7 @@ class _RefOpening(Opening):
             budget, extra = ref._nested(letter, self._method, budget, start)
         if self._attempts is None:
             self._deadline = start + budget
-            route = await self._first(budget, extra)
+            route = await self._first(extra)
         else:
             # A stream has no deadline by itself, and waits for ever only where somebody asked it to.
             limit = INFINITE if ref._on_down is OnDown.WAIT else ref._host.ask_deadline_s
@@ -377,15 +388,15 @@ class _RefOpening(Opening):
             reader.expire_after(budget, lambda: route.cancel(call_id))
         return reader
 
-    async def _first(self, budget: float, extra: dict[str, Any] | None) -> Route:
-        ref = self._ref
+    async def _first(self, extra: dict[str, Any] | None) -> Route:
+        ref, chain = self._ref, extra["c"] if extra else ()
         try:
-            route = ref._target.pick() if extra is None else ref._target.pick_outside(extra["c"])
-            return await ref._with_room(budget) if route.crowded else route
+            route = ref._target.pick_outside(chain)
+            return await ref._with_room(route, self._deadline, chain) if route.crowded else route
         except ActorUnavailable:
             if ref._on_down is not OnDown.WAIT:
                 raise
-            return await ref._when_up(budget)
+            return await ref._when_up(self._deadline, chain)
 
     def may_retry(self, error: Exception) -> bool:
         if not isinstance(error, ActorError) or not self._ref._may_retry(error, self._method):
@@ -399,31 +410,6 @@ class _RefOpening(Opening):
 
     def cancel(self, reader: Reader) -> None:
         reader.route.cancel(self._call_id)
-
-
-class _Proxy:
-    __slots__ = ("_ref",)
-
-    def __init__(self, ref: Ref[Any]) -> None:
-        self._ref = ref
-
-    def __getattr__(self, name: str) -> Callable[..., _ProxyCall]:
-        return lambda *args, **kwargs: _ProxyCall(self._ref, name, args, kwargs)
-
-
-class _ProxyCall:
-    """An ask if awaited, a stream if iterated over."""
-
-    __slots__ = ("_args", "_kwargs", "_name", "_ref")
-
-    def __init__(self, ref: Ref[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._ref, self._name, self._args, self._kwargs = ref, name, args, kwargs
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._ref.ask(self._name, *self._args, **self._kwargs).__await__()
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return aiter(self._ref.stream(self._name, *self._args, **self._kwargs))
 
 
 _RESOLVER: ContextVar[Callable[[str, type | None], Ref[Any]] | None] = ContextVar(
