@@ -64,18 +64,9 @@ class Outlet:
     """The way to one actor incarnation in another process."""
 
     __slots__ = (
-        "_backlog",
-        "_bytes",
-        "_credit",
-        "_gone",
-        "_reserved",
-        "_rooms",
-        "_waiting_bytes",
-        "crowded",
-        "location",
-        "outbox",
-        "peer",
-    )
+        "_backlog", "_bytes", "_credit", "_gone", "_reserved", "_rooms", "_waiting_bytes",
+        "crowded", "location", "outbox", "peer",
+    )  # fmt: skip
 
     def __init__(self, peer: Peer, location: Location) -> None:
         self.peer = peer
