@@ -421,3 +421,29 @@ async def test_what_everything_is_doing_can_be_seen(pair):
     await asyncio.gather(held, queued)
     statistics = pair.far.statistics()["actors"]["a.0"]
     assert (statistics["mailbox"], statistics["running"], statistics["handled"]) == (0, 0, 2)
+
+
+class AwaitsWhatItCancels(Actor):
+    async def on_stop(self, reason):
+        task = asyncio.ensure_future(asyncio.sleep(PATIENCE_S))
+        task.cancel()
+        await task
+
+    async def breaks(self):
+        raise ValueError("broken")
+
+
+async def test_a_stop_hook_that_awaits_what_it_cancelled_does_not_keep_others_from_stopping(pair, caplog):
+    await pair.far.spawn(AwaitsWhatItCancels, name="first")
+    await pair.far.spawn(AwaitsWhatItCancels, name="second")
+    await pair.far.close(grace_s=1)
+    assert not pair.far.cells
+    assert caplog.text.count("on_stop failed") == 2
+
+
+async def test_a_failure_is_reported_also_if_the_stop_hook_awaits_what_it_cancelled(pair, caplog):
+    failed = asyncio.get_running_loop().create_future()
+    pair.far.on_actor_failed = lambda name, incarnation, error: failed.set_result((name, str(error)))
+    ref = await pair.spawn(AwaitsWhatItCancels, name="breaks.0")
+    ref.tell(AwaitsWhatItCancels.breaks)
+    assert await in_time(failed) == ("breaks.0", "broken")
