@@ -97,13 +97,13 @@ async def test_a_slow_reader_bounds_what_is_produced(pair):
     await stream.aclose()
 
 
-async def test_a_slow_reader_bounds_the_bytes_that_wait(remote):
+async def test_a_slow_reader_bounds_the_bytes_that_wait(pair):
     for name, size in (("a.0", 1000), ("a.1", 100_000)):
-        ref = await remote.spawn(Gate, name=name)
+        ref = await pair.spawn(Gate, name=name)
         stream = ref.stream(Gate.endless, size)
         await anext(stream)
-        await remote.blocked()
-        assert remote.actor(name).produced * size <= WINDOW_BYTES + 300_000
+        await pair.blocked()
+        assert pair.actor(name).produced * size <= WINDOW_BYTES + 300_000
         for _ in range(3 * WINDOW_BYTES // size if size > 10_000 else 3 * WINDOW_ITEMS):
             await anext(stream)
         await stream.aclose()
