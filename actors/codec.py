@@ -62,8 +62,10 @@ class Codec:
         ref_class: type | None = None,
         ref_to_wire: Callable[[Any], list[Any]] | None = None,
         ref_from_wire: Callable[[list[Any]], Any] | None = None,
+        plain_objects: bool = False,
     ) -> None:
         self._extensions = Extensions(ref_class, ref_to_wire, ref_from_wire, OUT_OF_BAND_BYTES)
+        self._extensions.plain_objects = plain_objects
         self.pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
         """Encodes what is plain already: envelopes, whose bodies are `msgspec.Raw`, and control messages."""
         self._decode = msgspec.msgpack.Decoder(ext_hook=self._extensions.build).decode

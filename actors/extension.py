@@ -83,6 +83,8 @@ class Extensions:
         self._threshold = out_of_band_bytes
         self.decode: Callable[[Any], Any] = msgspec.msgpack.decode
         self.buffers: Sequence[bytes | memoryview] = ()
+        self.plain_objects = False
+        """Leave objects as the fields that came, for who has none of the classes: the command line."""
 
     # -- to the wire
 
@@ -202,7 +204,7 @@ class Extensions:
             raise DecodeError(f"unknown extension type {code}; the peer is newer than this process")
         content = self.decode(bytes(payload))
         try:
-            return make(self, content)
+            return content[2] if self.plain_objects and code == OBJECT else make(self, content)
         except (DecodeError, RecursionError):
             raise
         except Exception as error:

@@ -48,7 +48,8 @@ log = logging.getLogger("callboard.actors")
 class Node:
     """A process's part of a system. Not thread-safe: everything happens on its event loop.
 
-    With ``listen=False`` it can call others but nobody can call its actors.
+    With ``listen=False`` it can call others but nobody can call its actors. With ``plain_objects`` it receives
+    objects as their fields, and needs none of their classes.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Node:
         incarnation: int = 1,
         settings: NetworkSettings | None = None,
         listen: bool = True,
+        plain_objects: bool = False,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -68,7 +70,12 @@ class Node:
         self.directory = Directory()
         self.directory.on_change(self._ways_changed)
         self.epoch = 0
-        self.codec = Codec(ref_class=Ref, ref_to_wire=_ref_to_wire, ref_from_wire=self._ref_from_wire)
+        self.codec = Codec(
+            ref_class=Ref,
+            ref_to_wire=_ref_to_wire,
+            ref_from_wire=self._ref_from_wire,
+            plain_objects=plain_objects,
+        )
         self.cells: dict[int, Cell] = {}
         self.readers: dict[int, Reader] = {}
         self.dropped_tells = 0

@@ -76,8 +76,7 @@ class Outlet:
         self._bytes = location.window_bytes
         self._backlog: deque[tuple[int, bytes, Sequence[Any], int]] = deque()
         """Call id (0 for a tell), envelope, buffers behind it, bytes of credit that it takes."""
-        self._waiting_bytes = 0
-        self._gone = False
+        self._gone, self._waiting_bytes = False, 0
         self._rooms: deque[asyncio.Future[bool]] = deque()
         self._reserved = 0
         """Places in the backlog that are kept for those who waited for them."""
@@ -105,7 +104,7 @@ class Outlet:
         host = self.peer.host
         call_id = host.next_id()
         future: asyncio.Future[Any] = self.peer.loop.create_future()
-        host.pending.add(call_id, Call(future, self, deadline, method))  # first: the link may break of it
+        host.pending.add(call_id, Call(future, self, deadline, method))  # the link may break of it
         try:
             self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
         except BaseException:

@@ -41,12 +41,14 @@ def call(
 ) -> None:
     """Call a method of an actor in a running system and print its answer as JSON.
 
-    JSON is an array of arguments, an object of arguments by name, or a single argument.
+    JSON is an array of arguments, an object of arguments by name, or a single argument. Objects in the answer are
+    printed as their fields.
 
     \b
     Examples:
-      callboard call worker.load
-      callboard call worker.0.generate '{"prompt": "hi", "max_tokens": 3}'
+      callboard call router.load
+      callboard call counter.add '[5]'
+      callboard call worker.0.generate '{"request": {"request_id": "1", "model": "simulated", "prompt": "hi"}}'
 
     \b
     Exit codes: 0 answered, 1 the call failed, 2 wrong usage, 3 no system runs, 4 deadline exceeded.
@@ -85,7 +87,9 @@ async def _call(
 
     from .connection import Connection
 
-    async with await Connection.open(namespace=namespace, runtime_dir=runtime_dir) as connection:
+    async with await Connection.open(
+        namespace=namespace, runtime_dir=runtime_dir, plain_objects=True
+    ) as connection:
         ref: Ref[Any] = connection.ref(name).options(deadline_s=timeout_s)
         if not stream:
             try:

@@ -23,19 +23,27 @@ A = TypeVar("A", bound=Actor)
 class Connection:
     """Follows the directory of a running system; an async context manager. Made by ``System.connect``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, plain_objects: bool = False) -> None:
         self.directory = directory
+        self._plain_objects = plain_objects
         self._early: list[Push] = []
         self._node: Node | None = None
         self._client = AdminClient(pushed=self._pushed)
 
     @classmethod
     async def open(
-        cls, *, namespace: str | None = None, runtime_dir: str | os.PathLike[str] | None = None
+        cls,
+        *,
+        namespace: str | None = None,
+        runtime_dir: str | os.PathLike[str] | None = None,
+        plain_objects: bool = False,
     ) -> Self:
-        """Connect; without arguments exactly one system must run. Raises `NotRunning`, `ConfigError`."""
+        """Connect; without arguments exactly one system must run. Raises `NotRunning`, `ConfigError`.
+
+        With ``plain_objects`` answers hold the fields of objects instead of objects.
+        """
         explicit = Path(runtime_dir) if runtime_dir is not None else None
-        connection = cls(find_running(os.environ, namespace, explicit))
+        connection = cls(find_running(os.environ, namespace, explicit), plain_objects=plain_objects)
         await connection._client.connect(connection.directory)
         return connection
 
@@ -45,7 +53,11 @@ class Connection:
             return
         welcome = await self._client.follow()
         node = Node(
-            name=f"client-{os.getpid()}", namespace=welcome.namespace, settings=welcome.settings, listen=False
+            name=f"client-{os.getpid()}",
+            namespace=welcome.namespace,
+            settings=welcome.settings,
+            listen=False,
+            plain_objects=self._plain_objects,
         )
         await node.start()
         self._node = node
