@@ -13,13 +13,13 @@ kind       fields                                                body
 =========  ====================================================  ===========================================
 ASK        id, target, method, budget_s, extra                   arguments
 TELL       target, method, extra                                 arguments
-OPEN       id, target, method, budget_s, extra (item credit)     arguments
+OPEN       id, target, method, budget_s, extra                   arguments
 REPLY      id                                                    result
 ERROR      id                                                    map with the facts of an error
 ITEMS      id                                                    array of items
 END        id                                                    number of items
 MORE       id                                                    [items, bytes] of stream credit given back
-CREDIT     target                                                number of messages that may be sent
+CREDIT     target                                                [messages, bytes] that may be sent again
 CANCEL     id                                                    nil
 =========  ====================================================  ===========================================
 

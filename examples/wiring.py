@@ -1,8 +1,8 @@
 """The actors of wiring.toml. Start them with `callboard up examples/wiring.toml`, then, in another terminal:
 
-callboard call counter.add '[5]'
-callboard call report.line
-callboard ps
+callboard call -n wiring counter.add '[5]'
+callboard call -n wiring report.line
+callboard ps -n wiring
 """
 
 from callboard import Actor, Ref
