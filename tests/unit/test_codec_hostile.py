@@ -160,6 +160,14 @@ def test_an_unknown_extension_says_that_the_peer_is_newer():
         Codec().decode(pack(Ext(99, b"\xc0")))
 
 
+@pytest.mark.parametrize(
+    ("data", "shape"), [(bytes(17), [2]), (bytes(8), [2]), (bytes(16), [2, 2]), (b"", [1])]
+)
+def test_an_array_has_as_many_bytes_as_its_shape_says(data, shape):
+    with pytest.raises(DecodeError, match="bytes are not an array of shape"):
+        Codec().decode(pack(Ext(BUFFER, pack(["ndarray", data, "<f8", shape]))))
+
+
 def test_a_frame_that_is_missing_is_a_decode_error():
     body, _ = Codec().encode(b"x" * OUT_OF_BAND_BYTES, "value")
     with pytest.raises(DecodeError, match="frame 0 is missing"):

@@ -117,6 +117,10 @@ class Model(pydantic.BaseModel):
     wide: Any = pydantic.Field(alias="theWide", default=None)
     _secret: Any = pydantic.PrivateAttr(default=None)
 
+    @functools.cached_property
+    def doubled(self):
+        return [self.wide, self.wide]
+
 
 class Root(pydantic.RootModel[list[int]]):
     pass
