@@ -82,7 +82,7 @@ async def test_a_frozen_peer_is_taken_for_broken_within_the_heartbeat_timeout(no
 
 
 async def test_a_peer_whose_loop_is_busy_is_not_taken_for_dead(nodes):
-    # The loop stands still for longer than the timeout, which in turn is longer than a busy machine makes a thread wait.
+    # The loop stands still for longer than the timeout, and no thread of a busy machine waits so long for its turn.
     quick = {"heartbeat_interval_s": 0.5, "heartbeat_timeout_s": 2.0}
     peer, client = await nodes.process(**quick), await nodes.make(**quick)
     near = await client.dial(peer.address)
