@@ -205,7 +205,8 @@ def describe_exit(code: int | None) -> str:
 def _kill_what_is_left() -> None:
     """multiprocessing waits at exit for every child, for ever if its supervisor was never closed."""
     for process in list(_alive):
-        process.signal(signal.SIGKILL)
+        if process.exit_code is None:  # the id of one that was reaped may be a stranger's by now
+            process.signal(signal.SIGKILL)
 
 
 atexit.register(_kill_what_is_left)
