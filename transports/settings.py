@@ -10,16 +10,19 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
+from . import nats_settings
 from .address import is_loopback
 from .errors import ConfigError
+from .nats_settings import NatsSettings
 from .schemes import known_schemes, unknown_plane
+from .setting_rules import LONGEST_S, Problem, allowed, fits, named, read_flag
 
 MIB = 1024 * 1024
 SMALLEST_LIMIT_BYTES = 64 * 1024
 SHRINK_BYTES = 8 * MIB
+_DEFAULT_NATS = NatsSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +64,17 @@ class NetworkSettings:
     """A link that has been idle for so long is closed."""
     strict_env: bool = False
     """Make an invalid ``DYN_REQUEST_PLANE`` an error instead of a warning."""
+    nats: NatsSettings = _DEFAULT_NATS
+    """How NATS is reached; a mapping, such as JSON gives, is taken too."""
 
     def __post_init__(self) -> None:
         if isinstance(self.request_plane, str):
             object.__setattr__(self, "request_plane", self.request_plane.lower())
-        found = _problems({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        found: list[Problem] = []
+        if isinstance(self.nats, Mapping):
+            built, found = _nested(self.nats)
+            object.__setattr__(self, "nats", built)
+        found += _problems(plain(self))
         if found:
             raise ConfigError(problem.text for problem in found)
 
@@ -80,13 +89,17 @@ class NetworkSettings:
         base = base or cls()
         problems: list[str] = []
         changes: dict[str, Any] = {}
-        for variable, name in _VARIABLES.items():
+        for variable, name in VARIABLES.items():
             text = environ.get(variable, "").strip()
             try:
                 if text:
-                    changes[name] = _TYPES[name](text)
+                    changes[name] = read_flag(text) if _TYPES[name] is bool else _TYPES[name](text)
             except ValueError:
                 problems.append(f"{variable} is {text!r}; it must be {_allowed(name)}")
+        try:
+            changes["nats"] = NatsSettings.from_env(environ, base.nats)
+        except ConfigError as error:
+            problems.extend(error.problems)
         plane = environ.get("DYN_REQUEST_PLANE", "").strip().lower()
         if plane in known_schemes():
             changes["request_plane"] = plane
@@ -97,20 +110,20 @@ class NetworkSettings:
             else:
                 warnings.warn(f"{text}; falling back to tcp", RuntimeWarning, stacklevel=2)
                 changes["request_plane"] = "tcp"
-        values = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)} | changes
+        values = plain(base) | changes
         for problem in _problems(values):
             causes = [
                 variable
-                for variable, name in _VARIABLES.items()
-                if name in problem.fields and name in changes
+                for variable, name in _CAUSES.items()
+                if name in problem.fields and variable in environ
             ]
-            problems.append(f"{' and '.join(causes)}: {problem.text}")
+            problems.append(named(causes, problem))
         if problems:
             raise ConfigError(problems)
         return cls(**values)
 
 
-_VARIABLES: dict[str, str] = {
+VARIABLES: dict[str, str] = {
     "DYN_TCP_RPC_HOST": "host",
     "DYN_TCP_RPC_PORT": "port",
     "DYN_TCP_MAX_MESSAGE_SIZE": "max_message_bytes",
@@ -121,10 +134,10 @@ _VARIABLES: dict[str, str] = {
     "DYN_TCP_CHANNEL_BUFFER": "channel_buffer",
 }
 
-LONGEST_S = 1_000_000.0
-"""zmq takes milliseconds as an int."""
+_CAUSES = VARIABLES | {"NATS_SERVER": "nats"}
+"""Variables by the field of the whole that they can make wrong."""
 
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
     "max_message_bytes": (SMALLEST_LIMIT_BYTES, 1024**4),
     "shrink_message_bytes": (0, 1024**4),
@@ -139,59 +152,64 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    fields: tuple[str, ...]
-    """Those that take part in it."""
-    text: str
+def plain(settings: NetworkSettings) -> dict[str, Any]:
+    """The values of all fields by name."""
+    return {name: getattr(settings, name) for name in _TYPES}
+
+
+def _nested(values: Mapping[str, Any]) -> tuple[NatsSettings, list[Problem]]:
+    built, found = nats_settings.from_plain(values)
+    return built or NatsSettings(), [Problem(("nats",), f"nats.{problem.text}") for problem in found]
 
 
 def _allowed(name: str) -> str:
-    kind = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[_TYPES[name]]
-    if name in _RANGES:
-        return f"{kind} between {_RANGES[name][0]:,} and {_RANGES[name][1]:,}"
-    return kind
+    return (
+        "a NatsSettings or a mapping of its fields" if name == "nats" else allowed(name, _TYPES[name], RANGES)
+    )
 
 
-def _fits(name: str, value: Any) -> bool:
-    wanted = _TYPES[name]
-    if isinstance(value, bool) or wanted is bool:
-        return isinstance(value, bool) and wanted is bool
-    if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
-        return False
-    least, most = _RANGES.get(name, (-inf, inf))
-    return isinstance(value, str) or bool(least <= value <= most)
-
-
-def _problems(values: Mapping[str, Any]) -> list[_Problem]:
+def _problems(values: Mapping[str, Any]) -> list[Problem]:
     """Everything that is wrong with the values of all fields. Pure."""
-    wrong = {name for name, value in values.items() if not _fits(name, value)}
+    wrong = {name for name, value in values.items() if not fits(name, _TYPES[name], value, RANGES)}
     found = [
-        _Problem((name,), f"{name} is {values[name]!r}; it must be {_allowed(name)}")
+        Problem((name,), f"{name} is {values[name]!r}; it must be {_allowed(name)}")
         for name in values
         if name in wrong
     ]
     if "request_plane" not in wrong and values["request_plane"] not in known_schemes():
-        found.append(_Problem(("request_plane",), unknown_plane(values["request_plane"])))
+        found.append(Problem(("request_plane",), unknown_plane(values["request_plane"])))
     least, most = values["shrink_message_bytes"], values["max_message_bytes"]
     sizes_fit = not wrong & {"shrink_message_bytes", "max_message_bytes"}
     if sizes_fit and least > most and least != SHRINK_BYTES:
         text = f"shrink_message_bytes is {least}; it must not exceed max_message_bytes ({most})"
-        found.append(_Problem(("shrink_message_bytes", "max_message_bytes"), text))
+        found.append(Problem(("shrink_message_bytes", "max_message_bytes"), text))
     silence, interval = values["heartbeat_timeout_s"], values["heartbeat_interval_s"]
     if not wrong & {"heartbeat_timeout_s", "heartbeat_interval_s"} and silence < 2 * interval:
         text = (
             f"heartbeat_timeout_s is {silence}; it must be at least twice heartbeat_interval_s ({interval})"
         )
-        found.append(_Problem(("heartbeat_timeout_s", "heartbeat_interval_s"), text))
+        found.append(Problem(("heartbeat_timeout_s", "heartbeat_interval_s"), text))
     host = values["host"]
     if not wrong & {"host", "insecure"} and not values["insecure"] and not is_loopback(host):
         text = (
             f"host is {host!r}, which other machines can reach, and there are no keys yet: anybody could "
             "call every actor; bind 127.0.0.1, or set insecure = true if the network is closed"
         )
-        found.append(_Problem(("host", "insecure"), text))
+        found.append(Problem(("host", "insecure"), text))
+    if not wrong & {"nats", "insecure"} and values["request_plane"] == "nats" and not values["insecure"]:
+        found += _open_servers(values["nats"])
     return found
+
+
+def _open_servers(nats: NatsSettings) -> list[Problem]:
+    if not (servers := nats.open_servers()):
+        return []
+    text = (
+        f"nats.servers is {', '.join(servers)!r}, which other machines can reach, without TLS and without credentials: "
+        "anybody could call every actor; set credentials (NATS_AUTH_*) or TLS (tls://, NATS_TLS_*), or insecure = true "
+        "if the network is closed"
+    )
+    return [Problem(("nats", "insecure"), text)]
 
 
 _TYPES: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(NetworkSettings)}

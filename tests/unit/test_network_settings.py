@@ -6,6 +6,7 @@ import math
 import pytest
 
 from callboard.transports.errors import ConfigError
+from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import MIB, NetworkSettings
 
 FIELDS = {field.name: field.default for field in dataclasses.fields(NetworkSettings)}
@@ -73,7 +74,13 @@ def test_a_number_outside_its_range_is_refused_with_value_and_range(name):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_value_of_another_type_is_refused(name):
-    wrong = {bool: [0, "yes"], int: [True, 1.5, "5"], float: [False, "1.0", None], str: [b"x", 5, True]}
+    wrong = {
+        bool: [0, "yes"],
+        int: [True, 1.5, "5"],
+        float: [False, "1.0", None],
+        str: [b"x", 5, True],
+        NatsSettings: [5, None, "x"],
+    }
     for value in wrong[type(FIELDS[name])]:
         with pytest.raises(ConfigError, match=f"{name} is {value!r}; it must be"):
             NetworkSettings(**{name: value})
