@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from callboard.actors.policy import MailboxPolicy, Overflow
-from callboard.transports.errors import ConfigError, UnknownScheme
-from callboard.transports.settings import NetworkSettings
+from callboard.transports.errors import ConfigError
 
 from . import config_keys as keys
 from .config_checks import check_classes, check_placement, check_wiring
+from .config_network import read_event_plane, read_network
 from .config_reader import Problem, Reader
 from .spec import (
     ActorSpec,
     Config,
-    EventPlane,
     Limits,
     ProcessSpec,
     RestartKind,
@@ -96,8 +94,8 @@ def _read(
         namespace=_namespace(reader, top, namespace, environ),
         actors=tuple(actors),
         processes=tuple(processes),
-        network=_network(reader, top.get("request_plane"), plane, environ),
-        event_plane=EventPlane(top.get("event_plane", EventPlane.ZMQ.value)),
+        network=read_network(reader, top.get("request_plane"), plane, environ, str(file.absolute().parent)),
+        event_plane=read_event_plane(reader, top.get("event_plane"), environ),
         strategy=strategy,
         limits=Limits(**supervisor),
         path=file,
@@ -109,7 +107,8 @@ def _namespace(reader: Reader, top: dict[str, Any], flag: str | None, environ: M
     for source, value in (("--namespace", flag), (NAMESPACE_VARIABLE, environ.get(NAMESPACE_VARIABLE))):
         if value:
             if not keys.NAME.fullmatch(value):
-                reader.outside(source, f'takes a name, not "{value}"')
+                what = f'takes a name, not "{value}": letters, digits, "-" and "_" after a letter'
+                reader.outside(source, what)
             return value
     return str(top.get("namespace", "default"))
 
@@ -159,46 +158,3 @@ def _process(reader: Reader, name: str, table: dict[str, Any]) -> ProcessSpec:
     return ProcessSpec(
         name=name, actors=tuple(read.get("actors", ())), count=read.get("count", 1), env=read.get("env", {})
     )
-
-
-def _network(
-    reader: Reader, mode: str | None, flag: str | None, environ: Mapping[str, str]
-) -> NetworkSettings:
-    read = reader.table(("network",), reader.source.data.get("network", {}), keys.network_keys())
-    base = NetworkSettings()
-    if mode is not None and _plane_is_valid(reader, mode, ("request_plane",)):
-        read["request_plane"] = mode.lower()
-    try:
-        base = NetworkSettings(**read)
-    except ConfigError as error:
-        for what in error.problems:
-            key = next((name for name in sorted(read, key=len, reverse=True) if name in what), "")
-            reader.problem(("network", key) if key else ("network",), what)
-    try:
-        base = NetworkSettings.from_env(environ, base)
-    except ConfigError as error:
-        for what in error.problems:
-            reader.outside("environment", what)
-    if flag is None or not _plane_is_valid(reader, flag, None):
-        return base
-    values = {entry.name: getattr(base, entry.name) for entry in fields(base)}
-    return NetworkSettings(**values | {"request_plane": flag.lower()})
-
-
-def _plane_is_valid(reader: Reader, mode: str, path: tuple[str, ...] | None) -> bool:
-    from callboard.transports.registry import get_plane
-    from callboard.transports.schemes import known_schemes
-
-    what = ""
-    try:
-        if not get_plane(mode.lower()).capabilities.between_processes:
-            what = f"the {mode} plane cannot connect processes; use it in tests that stay in one process"
-    except UnknownScheme:
-        what = f'invalid request plane mode "{mode}"; valid are: {", ".join(sorted(known_schemes()))}'
-    except ImportError as error:
-        what = str(error)
-    if what and path is not None:
-        reader.problem(path, what)
-    elif what:
-        reader.outside("--plane", what)
-    return not what

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from callboard.actors.policy import MailboxPolicy, Overflow
@@ -52,6 +52,17 @@ def text(takes: str = "a string", pattern: re.Pattern[str] | None = None) -> Key
 
     form = {} if pattern is None else {"pattern": f"^{pattern.pattern}$"}
     return Key(takes, read, {"type": "string", **form})
+
+
+def secret() -> Key:
+    """A string that no message shows."""
+
+    def read(value: Any) -> str:
+        if type(value) is not str:
+            raise ValueError("takes a string (a secret, not shown)")
+        return value
+
+    return Key("a string", read, {"type": "string"})
 
 
 def choice(words: list[str], doc: str = "") -> Key:
@@ -122,6 +133,12 @@ def _read_names(value: Any) -> list[str]:
     return value
 
 
+def _read_one_or_more(value: Any) -> tuple[str, ...]:
+    if type(value) is str:
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    return tuple(_read_names(value))
+
+
 def _read_wait(value: Any) -> tuple[float, float]:
     numbers = [value, value] if type(value) in (int, float) else value
     if type(numbers) is not list or len(numbers) != 2 or not all(type(n) in (int, float) for n in numbers):
@@ -163,6 +180,11 @@ def show(value: Any) -> str:
 
 
 FLAG = Key("true or false", _read_flag, {"type": "boolean"})
+NAMES = Key(
+    "a string, or an array of strings",
+    _read_one_or_more,
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+)
 NUMBER_LIST = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": 2}
 
 TOP: dict[str, Key] = {
@@ -222,20 +244,27 @@ def network_keys() -> dict[str, Key]:
     """The keys of ``[network]``: the fields of `NetworkSettings`, whose own check judges the values."""
     from callboard.transports.settings import NetworkSettings
 
-    keys = {}
-    for entry in fields(NetworkSettings):
-        if entry.name in ("request_plane", "ipc_directory"):
-            continue
-        default = entry.default
-        if isinstance(default, bool):
-            key = FLAG
-        elif entry.name.endswith("_bytes"):
-            key = size(0)
-        elif isinstance(default, int):
-            key = integer(0)
-        elif isinstance(default, float):
-            key = seconds(zero=True)
-        else:
-            key = text()
-        keys[entry.name] = key
-    return keys
+    others = ("request_plane", "ipc_directory", "nats")
+    return {entry.name: _key_of(entry) for entry in fields(NetworkSettings) if entry.name not in others}
+
+
+def nats_keys() -> dict[str, Key]:
+    """The keys of ``[network.nats]``: the fields of `NatsSettings`; the values of secrets are never shown."""
+    from callboard.transports.nats_settings import SECRETS, NatsSettings
+
+    return {
+        entry.name: secret() if entry.name in SECRETS else _key_of(entry) for entry in fields(NatsSettings)
+    }
+
+
+def _key_of(entry: Field[Any]) -> Key:
+    default = entry.default
+    if isinstance(default, bool):
+        return FLAG
+    if isinstance(default, tuple):
+        return NAMES
+    if entry.name.endswith("_bytes"):
+        return size(0)
+    if isinstance(default, int):
+        return integer(0)
+    return seconds(zero=True) if isinstance(default, float) else text()

@@ -14,12 +14,14 @@ def config_schema() -> dict[str, Any]:
     """Build the schema (draft 2020-12)."""
     actor = _table(keys.ACTOR, ["class"])
     actor["properties"] |= {"mailbox": _table(keys.MAILBOX), "restart": _table(keys.RESTART)}
+    network = _table(keys.network_keys())
+    network["properties"]["nats"] = _table(keys.nats_keys())
     top = _table(keys.TOP, ["actor"])
     top["properties"]["request_plane"]["enum"] = sorted(known_schemes())
     top["properties"] |= {
         "actor": _named(actor),
         "process": _named(_table(keys.PROCESS, ["actors"])),
-        "network": _table(keys.network_keys()),
+        "network": network,
         "supervisor": _table(keys.SUPERVISOR),
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "callboard config", **top}

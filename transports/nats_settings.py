@@ -109,25 +109,13 @@ class NatsSettings:
         Credentials in the environment put those of another kind in ``base`` out of use. A relative path is one in the
         working directory. Raises `ConfigError` with one line for each variable that is wrong.
         """
-        values, lines = plain(base or cls()), []
-        changes: dict[str, Any] = {}
-        for variable, name in VARIABLES.items():
-            text = environ.get(variable, "")
-            try:
-                if text.strip():
-                    changes[name] = _read(name, text)
-            except ValueError:
-                lines.append(f"{variable} is {text!r}; it must be {allowed(name, _TYPES[name], RANGES)}")
-        given = {kind for kind in Credentials if changes.keys() & set(kind.value)}
-        if given:
-            others = {name for kind in set(Credentials) - given for name in kind.value}
-            values |= dict.fromkeys(others, "")
-        for problem in problems(values | changes):
-            causes = [v for v, name in VARIABLES.items() if name in problem.fields and name in changes]
-            lines.append(named(causes, problem))
+        changes, causes, lines = read_environment(environ)
+        values = overlay(plain(base or cls()), changes)
+        for problem in problems(values):
+            lines.append(named([v for v, name in causes.items() if name in problem.fields], problem))
         if lines:
             raise ConfigError(lines)
-        return cls(**values | changes)
+        return cls(**values)
 
 
 VARIABLES: dict[str, str] = {
@@ -157,6 +145,30 @@ _SEED = re.compile(r"SU[A-Z2-7]*")
 def plain(settings: NatsSettings) -> dict[str, Any]:
     """The values of all fields by name, secrets and all."""
     return {name: getattr(settings, name) for name in _TYPES}
+
+
+def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """What the environment sets, by field; which variables set it; and a line for each that cannot be read."""
+    changes: dict[str, Any] = {}
+    causes, lines = {}, []
+    for variable, name in VARIABLES.items():
+        text = environ.get(variable, "")
+        try:
+            if text.strip():
+                changes[name] = _read(name, text)
+                causes[variable] = name
+        except ValueError:
+            lines.append(f"{variable} is {text!r}; it must be {allowed(name, _TYPES[name], RANGES)}")
+    return changes, causes, lines
+
+
+def overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes over them; credentials among these put those of every other kind out of use."""
+    result = dict(values)
+    given = {kind for kind in Credentials if changes.keys() & set(kind.value)}
+    if given:
+        result |= {name: "" for kind in set(Credentials) - given for name in kind.value}
+    return {**result, **changes}
 
 
 def from_plain(values: Mapping[str, Any]) -> tuple[NatsSettings | None, list[Problem]]:

@@ -74,7 +74,7 @@ class NetworkSettings:
         if isinstance(self.nats, Mapping):
             built, found = _nested(self.nats)
             object.__setattr__(self, "nats", built)
-        found += _problems(plain(self))
+        found += problems(plain(self))
         if found:
             raise ConfigError(problem.text for problem in found)
 
@@ -87,40 +87,49 @@ class NetworkSettings:
         Raises `ConfigError` with one line for each variable that is wrong.
         """
         base = base or cls()
-        problems: list[str] = []
-        changes: dict[str, Any] = {}
-        for variable, name in VARIABLES.items():
-            text = environ.get(variable, "").strip()
-            try:
-                if text:
-                    changes[name] = read_flag(text) if _TYPES[name] is bool else _TYPES[name](text)
-            except ValueError:
-                problems.append(f"{variable} is {text!r}; it must be {_allowed(name)}")
+        changes, causes, lines = read_environment(environ)
         try:
             changes["nats"] = NatsSettings.from_env(environ, base.nats)
+            if environ.get("NATS_SERVER", "").strip():
+                causes["NATS_SERVER"] = "nats"
         except ConfigError as error:
-            problems.extend(error.problems)
-        plane = environ.get("DYN_REQUEST_PLANE", "").strip().lower()
-        if plane in known_schemes():
+            lines.extend(error.problems)
+        plane, warning = plane_from_env(environ)
+        if warning and (base.strict_env if strict is None else strict):
+            lines.append(warning)
+        elif warning:
+            warnings.warn(f"{warning}; falling back to tcp", RuntimeWarning, stacklevel=2)
+        if plane:
             changes["request_plane"] = plane
-        elif plane:
-            text = f"DYN_REQUEST_PLANE: {unknown_plane(plane)}"
-            if base.strict_env if strict is None else strict:
-                problems.append(text)
-            else:
-                warnings.warn(f"{text}; falling back to tcp", RuntimeWarning, stacklevel=2)
-                changes["request_plane"] = "tcp"
         values = plain(base) | changes
-        for problem in _problems(values):
-            causes = [
-                variable
-                for variable, name in _CAUSES.items()
-                if name in problem.fields and variable in environ
-            ]
-            problems.append(named(causes, problem))
-        if problems:
-            raise ConfigError(problems)
+        for problem in problems(values):
+            lines.append(named([v for v, name in causes.items() if name in problem.fields], problem))
+        if lines:
+            raise ConfigError(lines)
         return cls(**values)
+
+
+def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """What ``DYN_TCP_*`` sets, by field; which variables set it; and a line for each that cannot be read."""
+    changes: dict[str, Any] = {}
+    causes, lines = {}, []
+    for variable, name in VARIABLES.items():
+        text = environ.get(variable, "").strip()
+        try:
+            if text:
+                changes[name] = read_flag(text) if _TYPES[name] is bool else _TYPES[name](text)
+                causes[variable] = name
+        except ValueError:
+            lines.append(f"{variable} is {text!r}; it must be {_allowed(name)}")
+    return changes, causes, lines
+
+
+def plane_from_env(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The plane that ``DYN_REQUEST_PLANE`` means, empty if unset, tcp if nobody knows it; and what is wrong then."""
+    plane = environ.get("DYN_REQUEST_PLANE", "").strip().lower()
+    if not plane or plane in known_schemes():
+        return plane, ""
+    return "tcp", f"DYN_REQUEST_PLANE: {unknown_plane(plane)}"
 
 
 VARIABLES: dict[str, str] = {
@@ -133,9 +142,6 @@ VARIABLES: dict[str, str] = {
     "DYN_TCP_CONNECT_TIMEOUT": "connect_timeout_s",
     "DYN_TCP_CHANNEL_BUFFER": "channel_buffer",
 }
-
-_CAUSES = VARIABLES | {"NATS_SERVER": "nats"}
-"""Variables by the field of the whole that they can make wrong."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
@@ -157,6 +163,11 @@ def plain(settings: NetworkSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in _TYPES}
 
 
+def defaults() -> dict[str, Any]:
+    """The defaults of all fields by name."""
+    return plain(NetworkSettings())
+
+
 def _nested(values: Mapping[str, Any]) -> tuple[NatsSettings, list[Problem]]:
     built, found = nats_settings.from_plain(values)
     return built or NatsSettings(), [Problem(("nats",), f"nats.{problem.text}") for problem in found]
@@ -168,7 +179,7 @@ def _allowed(name: str) -> str:
     )
 
 
-def _problems(values: Mapping[str, Any]) -> list[Problem]:
+def problems(values: Mapping[str, Any]) -> list[Problem]:
     """Everything that is wrong with the values of all fields. Pure."""
     wrong = {name for name, value in values.items() if not fits(name, _TYPES[name], value, RANGES)}
     found = [
