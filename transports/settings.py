@@ -15,6 +15,7 @@ from typing import Any
 from . import nats_settings
 from .address import is_loopback
 from .errors import ConfigError
+from .host import is_host
 from .nats_settings import NatsSettings
 from .schemes import known_schemes, unknown_plane
 from .setting_rules import LONGEST_S, Problem, allowed, fits, named, read_flag
@@ -32,7 +33,8 @@ class NetworkSettings:
     request_plane: str = "tcp"
     """``DYN_REQUEST_PLANE``: scheme of the plane that the process listens on."""
     host: str = "127.0.0.1"
-    """``DYN_TCP_RPC_HOST``: address to bind; one that is not loopback needs ``insecure``."""
+    """``DYN_TCP_RPC_HOST``: address to bind; one that is not loopback needs ``insecure``. ``auto`` is the address of
+    this machine that others can reach; with ``0.0.0.0`` and ``::`` it is the one that others are told."""
     port: int = 0
     """``DYN_TCP_RPC_PORT``: port to bind; 0 lets the system choose."""
     max_message_bytes: int = 32 * MIB
@@ -201,6 +203,10 @@ def problems(values: Mapping[str, Any]) -> list[Problem]:
         )
         found.append(Problem(("heartbeat_timeout_s", "heartbeat_interval_s"), text))
     host = values["host"]
+    if "host" not in wrong and not is_host(host):
+        wrong.add("host")
+        text = f'host is {host!r}; it must be an IP address to bind, 0.0.0.0 or :: for all of them, or "auto"'
+        found.append(Problem(("host",), text))
     if not wrong & {"host", "insecure"} and not values["insecure"] and not is_loopback(host):
         text = (
             f"host is {host!r}, which other machines can reach, and there are no keys yet: anybody could "

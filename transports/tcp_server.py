@@ -33,6 +33,7 @@ from .handshake import (
     is_own_frame,
     objection,
 )
+from .host import bracketed, places
 from .ipc import host_id, remove_socket, socket_path
 from .settings import NetworkSettings
 from .tcp_link import ZmqLink
@@ -116,16 +117,17 @@ class TcpServer:
         options: dict[str, str] = {}
         place = ""
         if self._tcp:
-            host = "127.0.0.1" if settings.host == "localhost" else settings.host.strip("[]")
+            host, reached = places(settings.host)
             if ":" in host:
                 socket.setsockopt(zmq.IPV6, 1)
-                host = f"[{host}]"
             try:
-                socket.bind(f"tcp://{host}:{settings.port or '*'}")
+                socket.bind(f"tcp://{bracketed(host)}:{settings.port or '*'}")
             except zmq.ZMQError as error:
                 raise _bind_error(settings, error) from None
             bound = socket.getsockopt(zmq.LAST_ENDPOINT)
             place = bytes(bound).rstrip(b"\0").decode().removeprefix("tcp://")
+            if reached:
+                place = f"{bracketed(reached)}:{place.rpartition(':')[2]}"
         if self._ipc:
             self._bind_ipc(socket)
             if not self._tcp:

@@ -116,11 +116,20 @@ def test_silence_is_longer_than_two_probes():
         NetworkSettings(heartbeat_interval_s=1.0, heartbeat_timeout_s=1.9)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "auto"])
 def test_a_bind_that_others_can_reach_needs_insecure(host):
     with pytest.raises(ConfigError, match="other machines can reach"):
         NetworkSettings(host=host)
     assert NetworkSettings(host=host, insecure=True).host == host
+
+
+@pytest.mark.parametrize("host", ["", "not a host", "*", "1.2.3.4:80", "a" * 300, "-"])
+def test_what_cannot_be_bound_is_refused_whatever_else_is_set(host):
+    for insecure in (False, True):
+        with pytest.raises(ConfigError) as caught:
+            NetworkSettings(host=host, insecure=insecure)
+        (line,) = lines_of(caught)
+        assert line.startswith(f"host is {host!r}; it must be an IP address")
 
 
 def test_a_plane_is_found_in_any_case_and_a_typo_gets_a_suggestion():
