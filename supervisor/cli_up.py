@@ -26,14 +26,29 @@ if TYPE_CHECKING:
 @click.option(
     "--runtime-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory for sockets and logs."
 )
+@click.option("--nats-embedded", is_flag=True, help="Run a nats-server beside it; the plane is nats then.")
+@click.option(
+    "--nats-server",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The program that --nats-embedded runs, instead of the installed one.",
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the status as one line of JSON when all is ready."
 )
 @reporting
-def up(file: Path, plane: str | None, namespace: str | None, runtime_dir: Path | None, as_json: bool) -> None:
+def up(
+    file: Path,
+    plane: str | None,
+    namespace: str | None,
+    runtime_dir: Path | None,
+    nats_embedded: bool,
+    nats_server: Path | None,
+    as_json: bool,
+) -> None:
     """Start what a config FILE describes and keep it alive until Ctrl-C, SIGTERM or `callboard stop`.
 
-    Ctrl-C drains and stops it; a second one kills it.
+    Ctrl-C drains and stops it; a second one kills it. --nats-embedded needs no NATS: it runs one on a free
+    port of this machine, with JetStream. What that stores is gone when the system stops.
 
     \b
     Exit codes: 0 stopped as asked, 1 something did not start (its traceback is shown) or failed too
@@ -41,7 +56,15 @@ def up(file: Path, plane: str | None, namespace: str | None, runtime_dir: Path |
     """
     from .system import System
 
-    system = System.from_config(file, plane=plane, namespace=namespace, runtime_dir=runtime_dir)
+    if nats_server is not None and not nats_embedded:
+        raise click.UsageError("--nats-server is the program of --nats-embedded; give both")
+    system = System.from_config(
+        file,
+        plane=plane,
+        namespace=namespace,
+        runtime_dir=runtime_dir,
+        nats_embedded=nats_server or nats_embedded,
+    )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_run(system, as_json))
     raise SystemExit(code)

@@ -122,6 +122,10 @@ class NatsServer:
             "password": "",
             "nkey": "",
             "credentials_file": "",
+            "tls_ca_cert_path": "",
+            "tls_insecure": False,
+            "tls_client_cert_path": "",
+            "tls_client_key_path": "",
         }
 
     def statistics(self) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """The runtime directory of one system: who owns it, where things are in it, and what a dead owner left.
 
 Layout: ``lock`` (held by flock for as long as the supervisor lives, so the kernel lets go of it at any
-death), ``state.json`` (pid, tree, namespace), ``admin.sock``, ``ipc/`` and ``logs/<process>.log``.
+death), ``state.json`` (pid, tree, namespace), ``admin.sock``, ``ipc/``, ``logs/<process>.log``, and
+``nats/`` of an embedded nats-server.
 A directory may be one that a user chose: only these names are ever removed, and nothing is taken that holds
 something else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -19,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from callboard.transports.errors import ConfigError
+from callboard.transports.errors import CallboardError, ConfigError
 
 from .errors import AlreadyRunning, NotRunning
 from .guardian import sweep_until_empty
@@ -27,7 +29,7 @@ from .guardian import sweep_until_empty
 SOCKET_PATH_LIMIT_BYTES = 107
 """The kernel's limit for the path of a unix socket (108 with the final zero)."""
 
-NAMES = ("state.json.new", "admin.sock", "ipc", "logs", "state.json")
+NAMES = ("state.json.new", "admin.sock", "ipc", "logs", "nats", "state.json")
 """What a supervisor makes in its directory besides ``lock``; nothing else is ever removed from it."""
 
 LOOK_S = 0.1
@@ -120,6 +122,7 @@ class RuntimeDirectory:
         self.admin_socket = path / "admin.sock"
         self.logs = path / "logs"
         self.ipc = path / "ipc"
+        self.nats = path / "nats"
 
     @classmethod
     def claim(cls, path: Path, *, namespace: str, tree: str) -> RuntimeDirectory:
@@ -184,6 +187,19 @@ class RuntimeDirectory:
 
     def __repr__(self) -> str:
         return f"<RuntimeDirectory {self.path} {'released' if self._lock < 0 else 'owned'}>"
+
+
+async def claim_aside(namespace: str, tree: str, explicit: Path | None = None) -> RuntimeDirectory:
+    """Do in a thread what `RuntimeDirectory.claim` does for `directory_for`; cancelled, it takes nothing."""
+    path = directory_for(namespace, os.environ, explicit)
+    claim = asyncio.to_thread(RuntimeDirectory.claim, path, namespace=namespace, tree=tree)
+    work = asyncio.ensure_future(claim)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:  # the thread goes on; what it claims must be released
+        with suppress(CallboardError):
+            await asyncio.to_thread((await work).release)
+        raise
 
 
 def _remove(path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from callboard.actors.actor import Actor
+from callboard.actors.policy import MailboxPolicy
 from callboard.transports.errors import ConfigError
+
+from .placement import ProcessPlan, place
+from .spec import ActorSpec, ProcessSpec, RestartPolicy
 
 
 def snake_case(name: str) -> str:
@@ -34,3 +38,28 @@ def check_spawn(cls: Any, name: str, replicas: int, processes: int, taken: Colle
         problems.append(f"processes is {processes}; it must be between 1 and replicas, which is {replicas}")
     if problems:
         raise ConfigError(problems)
+
+
+def plan_spawn(
+    cls: type[Actor],
+    name: str,
+    payload: bytes,
+    *,
+    namespace: str,
+    replicas: int,
+    processes: int,
+    env: Mapping[str, str] | None,
+    restart: RestartPolicy | None,
+    mailbox: MailboxPolicy | None,
+) -> list[ProcessPlan]:
+    """Return the processes of a component that a script spawns, with ``payload`` as in `ActorSpec`."""
+    spec = ActorSpec(
+        name=name,
+        class_path=f"{cls.__module__}:{cls.__qualname__}",
+        payload=payload,
+        replicas=replicas,
+        mailbox=mailbox,
+        restart=restart or RestartPolicy(),
+    )
+    group = ProcessSpec(name=name, actors=(name,), count=processes, env=env or {})
+    return place([spec], [group], namespace=namespace)

@@ -10,7 +10,6 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,20 +19,20 @@ from callboard.actors.actor import Actor
 from callboard.actors.node import Node
 from callboard.actors.policy import MailboxPolicy
 from callboard.actors.ref import Ref
-from callboard.transports.errors import CallboardError
 from callboard.transports.settings import NetworkSettings
 
 from . import payload, stopping
 from .admin import AdminServer
 from .config import load
 from .connection import Connection
+from .embedded import EmbeddedNats
 from .errors import StartInterrupted, SupervisionError, SystemFailed, UnknownPlace
-from .placement import ProcessPlan, place
+from .placement import place
 from .roster import Roster, apply
-from .rundir import RuntimeDirectory, directory_for
+from .rundir import RuntimeDirectory, claim_aside
 from .running import log_tail
-from .spawning import check_spawn, snake_case
-from .spec import ActorSpec, Config, Limits, ProcessSpec, RestartPolicy
+from .spawning import check_spawn, plan_spawn, snake_case
+from .spec import Config, Limits, RestartPolicy
 from .status import Announcement, State, SystemStatus
 from .supervisor import Supervisor, SupervisorOptions
 
@@ -55,7 +54,8 @@ class System:
     ...     print(await workers.ask(Worker.load))
 
     Everything happens on the event loop that runs `start`. ``plane`` overrides what ``settings`` say, which
-    come from the environment by default. Without a ``namespace`` it is one of its own.
+    come from the environment by default. Without a ``namespace`` it is one of its own. With ``nats_embedded``
+    (true, or the path of a program) a nats-server runs beside it, and the plane is nats unless said otherwise.
     """
 
     def __init__(
@@ -66,9 +66,11 @@ class System:
         settings: NetworkSettings | None = None,
         runtime_dir: str | os.PathLike[str] | None = None,
         limits: Limits | None = None,
+        nats_embedded: bool | str | os.PathLike[str] = False,
     ) -> None:
         """Start nothing yet. Raises `ConfigError`."""
         settings = NetworkSettings.from_env(os.environ) if settings is None else settings
+        plane = "nats" if nats_embedded and plane is None else plane
         self._config = Config(
             namespace=namespace or f"script-{os.getpid()}-{next(_numbers)}",
             actors=(),
@@ -77,6 +79,8 @@ class System:
             limits=limits or Limits(),
         )
         self._runtime_dir = Path(runtime_dir) if runtime_dir is not None else None
+        self._embed = nats_embedded
+        self._nats: EmbeddedNats | None = None
         self._state = State.STOPPED
         self._started_at_s = 0.0
         self._failure: SystemFailed | None = None
@@ -98,14 +102,20 @@ class System:
         plane: str | None = None,
         namespace: str | None = None,
         runtime_dir: str | os.PathLike[str] | None = None,
+        nats_embedded: bool | str | os.PathLike[str] = False,
     ) -> Self:
         """Return a system that a config file describes; nothing is started. Raises `ConfigError`."""
-        if not isinstance(config, Config):
-            config = load(config, plane=plane, namespace=namespace)
-        elif plane is not None:
-            config = replace(config, network=replace(config.network, request_plane=plane.lower()))
-        system = cls(namespace=namespace, settings=config.network, runtime_dir=runtime_dir)
-        system._config = replace(config, namespace=namespace or config.namespace)
+        plane = "nats" if nats_embedded and plane is None else plane
+        config = config if isinstance(config, Config) else load(config, plane=plane, namespace=namespace)
+        system = cls(
+            namespace=namespace,
+            plane=plane,
+            settings=config.network,
+            runtime_dir=runtime_dir,
+            nats_embedded=nats_embedded,
+        )
+        namespace = namespace or config.namespace
+        system._config = replace(config, namespace=namespace, network=system._config.network)
         return system
 
     @staticmethod
@@ -154,13 +164,13 @@ class System:
 
     async def _prepare(self) -> Supervisor:
         """Everything but the processes; a stop waits for the end of this."""
-        config = self._config
-        tree = secrets.token_hex(6)
-        await self._claim(tree)
-        assert self._directory is not None
-        settings = config.network
-        if not settings.ipc_directory:
-            settings = replace(settings, ipc_directory=str(self._directory.ipc))
+        config, tree = self._config, secrets.token_hex(6)
+        self._directory = await claim_aside(config.namespace, tree, self._runtime_dir)
+        ipc = config.network.ipc_directory or str(self._directory.ipc)
+        settings = replace(config.network, ipc_directory=ipc)
+        if self._embed:
+            self._nats = EmbeddedNats(self._directory.nats, tree, self._embed, self._event, self._failed)
+            settings = await self._nats.start(settings)
         self._node = Node(name="supervisor", namespace=config.namespace, settings=settings, listen=False)
         self._roster = Roster()
         options = SupervisorOptions(
@@ -187,19 +197,6 @@ class System:
         await self._admin.start(self._directory.admin_socket)
         return supervisor
 
-    async def _claim(self, tree: str) -> None:
-        namespace = self._config.namespace
-        path = directory_for(namespace, os.environ, self._runtime_dir)
-        claim = asyncio.ensure_future(
-            asyncio.to_thread(RuntimeDirectory.claim, path, namespace=namespace, tree=tree)
-        )
-        try:
-            self._directory = await asyncio.shield(claim)
-        except asyncio.CancelledError:  # the thread goes on; what it claims must be released
-            with suppress(CallboardError):
-                self._directory = await claim
-            raise
-
     async def stop(self, grace_s: float | None = None) -> None:
         """Drain and stop actors in reverse start order, then the processes; idempotent.
 
@@ -222,6 +219,8 @@ class System:
                     await self._admin.close()
                 await self._node.close(grace_s=0)
         finally:
+            if self._nats is not None:
+                await self._nats.stop()
             if self._directory is not None:
                 await asyncio.to_thread(self._directory.release)
             self._state = State.FAILED if self._failure else State.STOPPED
@@ -328,16 +327,17 @@ class System:
         name = name or snake_case(getattr(cls, "__name__", ""))
         taken = {name for slot in supervisor.slots.values() for name in slot.names()}
         check_spawn(cls, name, replicas, processes, taken)
-        spec = ActorSpec(
-            name=name,
-            class_path=f"{cls.__module__}:{cls.__qualname__}",
-            payload=payload.dump(cls, args, kwargs),
+        plans = plan_spawn(
+            cls,
+            name,
+            payload.dump(cls, args, kwargs),
+            namespace=self._config.namespace,
             replicas=replicas,
+            processes=processes,
+            env=env,
+            restart=restart,
             mailbox=mailbox,
-            restart=restart or RestartPolicy(),
         )
-        group = ProcessSpec(name=name, actors=(name,), count=processes, env=env or {})
-        plans: list[ProcessPlan] = place([spec], [group], namespace=self._config.namespace)
         try:
             await supervisor.launch(plans)
         except BaseException:
@@ -407,7 +407,8 @@ class System:
     @property
     def announcements(self) -> list[Announcement]:
         """What actors announced, for example URLs."""
-        return [] if self._supervisor is None else list(self._supervisor.announcements)
+        first = [] if self._nats is None else self._nats.announcements
+        return first if self._supervisor is None else first + self._supervisor.announcements
 
     def status(self) -> SystemStatus:
         """What the system looks like now; the counters of actors are those of the last `fetch_status`."""
