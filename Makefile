@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 CONFIG ?= examples/serving/serve.toml
 TESTS ?=
-SOAK ?= tests/contract tests/integration
+SOAK ?= src/callboard/testing/conformance tests/contract tests/integration
 TIMES ?= 100
 INPUTS := setup.cfg pyproject.toml
 

@@ -1,4 +1,4 @@
-"""The pytest plug-in: runs ``async def`` tests and gives them the ``cluster`` fixture.
+"""The pytest plug-in: runs ``async def`` tests and gives them the ``cluster`` fixture; has the suite's options.
 
 Imported by every pytest run of an environment where callboard is installed, so nothing but pytest is
 imported here; the rest comes with the first test that needs it.
@@ -17,6 +17,38 @@ if TYPE_CHECKING:
 
 FOREIGN_MARKERS = ("asyncio", "anyio", "trio", "tornado", "twisted")
 """Markers of plug-ins that run coroutine tests themselves."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say which planes `callboard.testing.conformance` runs on."""
+    group = parser.getgroup("callboard", "callboard: the conformance suite of request planes")
+    group.addoption(
+        "--plane",
+        dest="planes",
+        action="append",
+        default=[],
+        metavar="SCHEME",
+        help="run the conformance suite on this plane; may be repeated",
+    )
+    group.addoption(
+        "--plane-rig",
+        dest="plane_rigs",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="the Rig of a plane that needs something around it; may be repeated",
+    )
+    parser.addini(
+        "callboard_planes", "planes of the conformance suite without --plane", type="args", default=[]
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the markers known."""
+    config.addinivalue_line(
+        "markers",
+        "plane_needs(*abilities): runs only on planes that offer this; see callboard.testing.conformance.rig",
+    )
 
 
 def runs_here(item: pytest.Function) -> bool:

@@ -26,7 +26,7 @@ def promises():
     """Each bullet of SEMANTICS.md with the tests that it names; lists below "not promised" have none."""
     promised, _, _ = text("SEMANTICS.md").partition("## What is not promised")
     for bullet in re.split(r"^- ", promised, flags=re.MULTILINE)[1:]:
-        yield bullet.partition("\n")[0], re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", bullet)
+        yield bullet.partition("\n")[0], re.findall(r"`((?:tests|testing)/[\w/]+\.py)::(\w+)`", bullet)
 
 
 def test_every_promise_names_a_test():

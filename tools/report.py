@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ("src/callboard", "actors", "bench", "serving", "supervisor", "testing", "transports")
 OTHERS = ("examples", "tests", "tools")
 FILE_LINES, FUNCTION_LINES = 450, 60
+SUITE = "testing/conformance"
+SUITE_API = ("rig", "network", "pairs", "fixtures", "selection", "__init__")
+"""Modules of the conformance suite that others use; the names of its tests and their actors say what they are."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -78,7 +81,7 @@ def problems() -> Iterator[str]:
         for node in functions(tree):
             if (lines := length(node)) > FUNCTION_LINES:
                 yield f"{where}:{node.lineno}: {node.name} has {lines} lines, the limit is {FUNCTION_LINES}"
-        if path in library:
+        if path in library and not (where.is_relative_to(SUITE) and path.stem not in SUITE_API):
             for line, name in undocumented(tree):
                 yield f"{where}:{line}: {name} has no docstring"
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import zmq
 
+from callboard.testing.conformance.network import until
 from callboard.transports.base import Identity
 from callboard.transports.handshake import (
     ACCEPTED,
@@ -23,8 +24,6 @@ from callboard.transports.handshake import (
     decode_reason,
     encode_hello,
 )
-
-from .network import until
 
 pytestmark = pytest.mark.parametrize("nodes", ["ipc", "tcp"], indirect=True)
 
@@ -323,6 +322,27 @@ async def test_a_client_that_ignores_its_goodbye_is_cut_off(nodes):
         await until(lambda: server.counts.stray_messages == 1)
         await until(lambda: len(server.network._server._strangers) == 0, "its connection is dropped")
     assert server.counts.garbage_connections == 0
+
+
+async def test_a_peer_that_does_not_read_its_goodbye_loses_its_connection(nodes):
+    settings = {
+        "channel_buffer": 5,
+        "linger_s": 0.1,
+        "heartbeat_interval_s": 10.0,
+        "heartbeat_timeout_s": 30.0,
+    }
+    peer, server = await nodes.process(**settings), await nodes.make(**settings)
+    await peer.call("connect", address=server.address)
+    link = server.up[0]
+    peer.freeze()
+    while not link.full:
+        link.send([bytes(200_000)])
+    link.close()
+    await until(lambda: len(server.network._server._strangers) == 0, "the connection is dropped")
+    peer.thaw()
+    answer = await peer.call("count")
+    while not answer["downs"]:
+        answer = await peer.call("count")
 
 
 async def test_a_server_that_hangs_up_during_the_handshake_is_no_route(nodes):

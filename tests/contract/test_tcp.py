@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from callboard.testing.conformance.network import until
 from callboard.transports import tcp_server
 from callboard.transports.address import Address
 from callboard.transports.errors import AddressInUse, BadAddress, Closed, ConfigError, ConnectTimeout, NoRoute
 from callboard.transports.ipc import host_id, socket_path
 from callboard.transports.zmq_sockets import acquire_context, release_context
-
-from .network import until
 
 only_tcp = pytest.mark.parametrize("nodes", ["tcp"], indirect=True)
 only_ipc = pytest.mark.parametrize("nodes", ["ipc"], indirect=True)

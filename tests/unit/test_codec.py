@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from callboard.actors.codec import OUT_OF_BAND_BYTES, Codec, is_plain
 from callboard.actors.errors import DecodeError, EncodeError
 from callboard.actors.extension import BIGINT, BUFFER, FROZENSET, OBJECT, PAIRS, SET, TEXT, TUPLE, Ext
-
-from .values import (
+from callboard.testing.conformance.actors.values import (
     Box,
     Level,
     Loose,
@@ -28,11 +27,10 @@ from .values import (
     Rights,
     Root,
     Tagged,
-    hashable,
     same,
-    there_and_back,
-    values,
 )
+
+from .values import hashable, there_and_back, values
 
 pack = msgspec.msgpack.encode
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from callboard.actors.codec import OUT_OF_BAND_BYTES, Codec, decode_plain
 from callboard.actors.errors import DecodeError
 from callboard.actors.extension import BUFFER, OBJECT, TEXT, TUPLE, Ext
+from callboard.testing.conformance.actors.values import Hostile, OwnTuple
 
-from .values import Hostile, OwnTuple, values
+from .values import values
 
 HERE = Hostile.__module__
 pack = msgspec.msgpack.encode

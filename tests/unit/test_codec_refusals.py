@@ -12,8 +12,18 @@ import pytest
 from callboard.actors.codec import Codec
 from callboard.actors.errors import EncodeError
 from callboard.actors.extension import Ext
-
-from .values import Awkward, Box, Colour, Frozen, Hostile, Listed, Model, Point, Record, Unfilled
+from callboard.testing.conformance.actors.values import (
+    Awkward,
+    Box,
+    Colour,
+    Frozen,
+    Hostile,
+    Listed,
+    Model,
+    Point,
+    Record,
+    Unfilled,
+)
 
 LOOP: list = []
 LOOP.append(LOOP)

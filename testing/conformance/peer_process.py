@@ -12,6 +12,7 @@ import time
 
 import uvloop
 
+from callboard.transports import base, handshake
 from callboard.transports.base import Identity
 from callboard.transports.manager import NetworkManager
 from callboard.transports.settings import NetworkSettings
@@ -55,6 +56,12 @@ class Peer:
     async def do(self, command, arguments):
         if command == "connect":
             self.links.append(await self.network.connect(arguments["address"]))
+        elif command == "try":
+            try:
+                await self.network.connect(arguments["address"])
+            except Exception as error:
+                return {"error": f"{type(error).__name__}: {error}"}
+            return {"error": ""}
         elif command == "send":
             for number in range(arguments["count"]):
                 self.links[-1].send([b"%06d" % number + bytes(arguments["size"])])
@@ -69,13 +76,18 @@ class Peer:
 
 
 async def main():
-    peer = Peer(NetworkSettings(**json.loads(sys.argv[1])))
-    await peer.network.start()
-    say({"address": peer.network.address, "node": peer.identity.node})
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
+    _, arguments = json.loads(await reader.readline())
+    if arguments["protocol"]:
+        for module in (base, handshake):
+            module.PROTOCOL_VERSION = tuple(arguments["protocol"])
+        handshake.Hello.__init__.__defaults__ = (base.PROTOCOL_VERSION, "")
+    peer = Peer(NetworkSettings(**arguments["settings"]))
+    await peer.network.start()
+    say({"address": peer.network.address, "node": peer.identity.node})
     while line := await reader.readline():
         command, arguments = json.loads(line)
         say(await peer.do(command, arguments))

@@ -11,8 +11,8 @@ import zoneinfo
 import numpy as np
 import pytest
 
-from ...unit.values import Box, Colour, Frozen, Level, Mode, Model, Point, Record, Rights, Root, Tagged, same
 from .classes import Echo, Gate
+from .values import Box, Colour, Frozen, Level, Mode, Model, Point, Record, Rights, Root, Tagged, same
 
 VALUES = [
     [1, 2.5, True, None, "text", b"bytes", {"k": [{}]}],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable
-from pathlib import Path
 from typing import Any
 
 from callboard.actors.cell import Cell
@@ -21,6 +20,7 @@ from callboard.actors.ref import Ref
 from callboard.transports.settings import NetworkSettings
 
 from ..network import PATIENCE_S, until
+from ..rig import Rig
 
 DEADLINES_S = (0.05, 0.3, 2.0, 10.0)
 """For tests of deadlines: one that this machine is too busy to reach in time is tried again with the next."""
@@ -32,25 +32,30 @@ LOCAL = "local"
 class Pair:
     """``near`` calls, ``far`` has the actors; both are the same node where the plane is `LOCAL`."""
 
-    def __init__(self, plane: str, directory: Path) -> None:
-        self.plane = plane
-        self.remote = plane != LOCAL
-        self.settings = NetworkSettings(
-            request_plane=plane if self.remote else "memory",
-            ipc=plane == "ipc",
-            ipc_directory=str(directory),
-            linger_s=0.2,
-            request_timeout_s=PATIENCE_S,
-        )
+    def __init__(self, rig: Rig, *, remote: bool) -> None:
+        self.rig = rig
+        self.plane = rig.plane if remote else LOCAL
+        self.remote = remote
+        self.settings: NetworkSettings
         self.nodes: list[Node] = []
         self.near: Node
         self.far: Node
 
     async def start(self) -> None:
+        """Start both nodes; the rig has been started."""
+        self.settings = dataclasses.replace(self.rig.settings(), linger_s=0.2, request_timeout_s=PATIENCE_S)
         self.near = await self.node("near")
         self.far = await self.node("far") if self.remote else self.near
 
+    def check(self) -> None:
+        """Fail if anything is left in a node that was closed; for the end of a test."""
+        for node in self.nodes:
+            assert not node.pending.calls
+            assert not node.readers
+            assert not node.cells
+
     async def close(self) -> None:
+        """End every node."""
         for node in self.nodes:
             await node.close(grace_s=0.1)
 
@@ -101,13 +106,15 @@ class Pair:
 
     def letters(self) -> list[Letter]:
         """Every ask and stream that waits or runs at the far node."""
-        return [letter for origin in [self.far._local, *self.origins()] for letter in origin.calls.values()]
+        origins: list[Any] = [self.far._local, *self.origins()]
+        return [letter for origin in origins for letter in origin.calls.values()]
 
     async def blocked(self) -> RemoteProducer | LocalProducer:
         """Return the producer of the only stream there is, when it waits for credit."""
         (letter,) = self.letters()
-        await until(lambda: letter.producer._credit.waiter is not None, letter.producer)
-        return letter.producer
+        producer: RemoteProducer | LocalProducer = letter.producer
+        await until(lambda: producer._credit.waiter is not None, producer)
+        return producer
 
     async def quiet(self, name: str = "a.0") -> None:
         """Return when an actor has nothing to do and nobody waits for it."""
@@ -148,4 +155,5 @@ async def in_time(awaitable: Awaitable[Any]) -> Any:
 
 async def outcomes(*awaitables: Awaitable[Any]) -> list[Any]:
     """Await all of them; returns results and exceptions."""
-    return await in_time(asyncio.gather(*awaitables, return_exceptions=True))
+    found: list[Any] = await in_time(asyncio.gather(*awaitables, return_exceptions=True))
+    return found

@@ -1,4 +1,4 @@
-"""Peers in processes of their own that die, freeze or do not read: ipc and tcp, because memory has one process."""
+"""Peers in processes of their own that die, freeze or do not read."""
 
 import asyncio
 import hashlib
@@ -11,9 +11,9 @@ import pytest
 from callboard.transports.errors import Broken, ConnectTimeout, HandshakeRefused, LinkFull, NoRoute
 
 from .network import until
+from .rig import Ability, needs
 
-between_processes = pytest.mark.parametrize("nodes", ["ipc", "tcp"], indirect=True)
-pytestmark = between_processes
+pytestmark = needs(Ability.PROCESSES)
 
 PATIENT = {"heartbeat_interval_s": 10.0, "heartbeat_timeout_s": 30.0}
 """A frozen peer is not taken for dead during the test."""
@@ -164,22 +164,6 @@ async def test_a_full_link_to_a_frozen_peer_can_be_closed_and_the_network_too(no
     while not answer["downs"]:
         answer = await peer.call("count")
     assert answer["downs"][0].startswith("Broken")
-
-
-async def test_a_peer_that_does_not_read_its_goodbye_loses_its_connection(nodes):
-    settings = {"channel_buffer": 5, "linger_s": 0.1, **PATIENT}
-    peer, server = await nodes.process(**settings), await nodes.make(**settings)
-    await peer.call("connect", address=server.address)
-    link = server.up[0]
-    peer.freeze()
-    while not link.full:
-        link.send([bytes(200_000)])
-    link.close()
-    await until(lambda: len(server.network._server._strangers) == 0, "the connection is dropped")
-    peer.thaw()
-    answer = await peer.call("count")
-    while not answer["downs"]:
-        answer = await peer.call("count")
 
 
 async def test_nothing_that_was_queued_for_the_dead_reaches_its_successor(nodes):

@@ -9,6 +9,7 @@ import pytest
 from callboard.transports.errors import BadAddress, ConnectTimeout, HandshakeRefused, NoRoute, UnknownScheme
 
 from .network import until
+from .rig import Ability, needs
 
 
 async def test_dialling_an_address_where_nobody_listens_is_no_route(nodes):
@@ -38,27 +39,23 @@ async def test_a_node_of_another_namespace_is_refused_and_both_are_named(nodes):
     assert server.counts.garbage_connections == 0
 
 
-async def test_a_node_that_speaks_another_major_version_is_refused_and_both_are_named(nodes, monkeypatch):
-    if nodes.plane == "memory":
-        pytest.skip("both sides of the memory plane are one process and one version")
-    from callboard.transports import tcp_client
-    from callboard.transports.handshake import Hello
+@needs(Ability.PROCESSES)
+async def test_a_node_that_speaks_another_major_version_is_refused_and_both_are_named(nodes):
+    other, node = await nodes.process(protocol=(2, 7)), await nodes.make("node")
+    with pytest.raises(HandshakeRefused, match=r"peer speaks protocol version 2\.7, node 1\.0"):
+        await node.dial(other.address)
+    answer = await other.call("try", address=node.address)
+    assert "HandshakeRefused" in answer["error"]
+    assert "node speaks protocol version 1.0, peer 2.7" in answer["error"]
+    assert node.up == node.down == []
 
-    server, client = await nodes.make("server"), await nodes.make("client")
-    monkeypatch.setattr(tcp_client, "Hello", lambda *args, **kwargs: Hello(*args, version=(2, 7), **kwargs))
-    with pytest.raises(HandshakeRefused, match=r"server speaks protocol version 1\.0, client 2\.7"):
-        await client.dial(server)
 
-
-async def test_a_node_that_speaks_another_minor_version_is_welcome(nodes, monkeypatch):
-    if nodes.plane == "memory":
-        pytest.skip("both sides of the memory plane are one process and one version")
-    from callboard.transports import tcp_client
-    from callboard.transports.handshake import Hello
-
-    server, client = await nodes.make(), await nodes.make()
-    monkeypatch.setattr(tcp_client, "Hello", lambda *args, **kwargs: Hello(*args, version=(1, 99), **kwargs))
-    assert (await client.dial(server)).peer == server.identity
+@needs(Ability.PROCESSES)
+async def test_a_node_that_speaks_another_minor_version_is_welcome(nodes):
+    other, node = await nodes.process(protocol=(1, 99)), await nodes.make("node")
+    assert (await node.dial(other.address)).peer.node == other.node
+    assert (await other.call("try", address=node.address))["error"] == ""
+    await until(lambda: node.up)
 
 
 async def test_another_node_than_expected_is_refused_and_both_are_named(nodes):

@@ -1,0 +1,1 @@
+"""What the runtime promises about actors, on every plane and within one process."""
