@@ -131,7 +131,7 @@ def _report(
         reader.outside("environment", named(variables, problem))
         return
     key = next((name for name in problem.fields if name in read), problem.fields[0])
-    reader.problem((*path, key), problem.text)
+    reader.problem((*NATS, "servers") if key == "nats" else (*path, key), problem.text)
 
 
 def _plane_is_valid(reader: Reader, mode: str, place: Path | str) -> bool:
