@@ -32,6 +32,7 @@ from .errors import ActorStopped, ActorUnavailable, StartFailed
 from .local import LocalOrigin, LocalRoute
 from .origin import Origin
 from .outbox import Outbox
+from .outside import endpoint_of
 from .peer import Peer
 from .policy import MailboxPolicy, StopReason
 from .ref import Ref, resolving
@@ -185,6 +186,8 @@ class Node:
             await cell.actor.on_start()
             if cell.state is not State.STARTING:
                 raise ActorStopped("it was stopped while it started")
+            if self._network.exposes:
+                await self._network.expose(endpoint_of(self, cell))
         except BaseException as error:
             await self._discard(cell)
             if not isinstance(error, Exception):
@@ -234,6 +237,7 @@ class Node:
     async def _discard(self, cell: Cell) -> None:
         if cell.state is not State.STOPPED:
             await cell.stop(StopReason.FAILED, 0)
+        self._network.withdraw(cell.location.name)
         cell.actor = None  # ways that nobody has looked at since still know the cell
         self.cells.pop(cell.location.number, None)
         if self._by_name.get(cell.location.name) is cell:
@@ -327,7 +331,14 @@ class Node:
             return LocalRoute(self._local, cell)
         peer = self._peers.get(location.node)
         if peer is None:
-            peer = Peer(self, location.address, location.node, self.settings.max_message_bytes, LIMIT_SETTING)
+            peer = Peer(
+                self,
+                location.address,
+                location.node,
+                self.settings.max_message_bytes,
+                LIMIT_SETTING,
+                lanes=self._network.gives_endpoints(location.address),
+            )
             self._peers[location.node] = peer
             self._later(self._dial(peer))
         return peer.outlet(location)
@@ -382,7 +393,7 @@ class Node:
         """A link that was full has room again."""
         session = self._sessions.get(link)
         if session is not None:
-            session.outbox.flush()
+            session.writable()
 
     def link_down(self, link: Link, error: TransportError) -> None:
         """A link is gone."""

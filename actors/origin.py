@@ -238,6 +238,10 @@ class Origin:
         except TransportError:
             self.outbox.post(pack((ERROR, envelope[1], shortened(envelope[2]))))
 
+    def writable(self) -> None:
+        """The link has room again."""
+        self.outbox.flush()
+
     def down(self) -> None:
         """The link is gone: nobody waits for any of it."""
         calls, self.calls = self.calls, {}

@@ -1,34 +1,27 @@
-"""The asking side of one link: a node that we dial, and the ways into its actors.
+"""The asking side of one link: a node that we dial, and what comes back from it.
 
-An *outlet* leads to one actor incarnation. It spends the credit of that actor's window; what exceeds it waits in
-a backlog of the same size, and when that is full too, the caller is told. Bytes of credit are those of the body and
-its buffers: what both sides know exactly, so that what is spent comes back.
+On a plane where each actor has an address of its own (`Capabilities.endpoints`), each has an outbox of its own, too:
+what a tick produces for one actor leaves as one frame, on that actor's lane.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, cast
 
-from msgspec import Raw
+from callboard.transports.base import LaneLink, Link
+from callboard.transports.errors import TransportError
 
-from callboard.transports.base import Link
-from callboard.transports.errors import TooLarge, TransportError
-
-from .codec import Codec, decode_plain
-from .directory import Location
+from .codec import decode_plain
+from .directory import Location, split_name
 from .envelope import (
-    ASK,
-    CANCEL,
     CREDIT,
     END,
     ERROR,
     ITEMS,
     MALFORMED,
-    MORE,
     OPEN,
     REPLY,
     TELL,
@@ -36,243 +29,23 @@ from .envelope import (
     record_bytes,
     split,
 )
-from .errors import ActorUnavailable, CodecError, DecodeError, EncodeError, MailboxFull
+from .errors import ActorUnavailable, CodecError, DecodeError
 from .failure import from_facts
 from .outbox import Outbox, total_bytes
-from .pending import Call, PendingTable
+from .outlet import Host, Outlet
 from .policy import Executed
-from .producer import WINDOW_BYTES, WINDOW_ITEMS
-from .stream import Reader
 
 log = logging.getLogger("callboard.actors")
-
-
-class Host(Protocol):
-    """What a peer needs from its node."""
-
-    codec: Codec
-    pending: PendingTable
-    readers: dict[int, Reader]
-    dropped_tells: int
-
-    @property
-    def next_id(self) -> Callable[[], int]:
-        """Returns an id that no open call has."""
-
-
-class Outlet:
-    """The way to one actor incarnation in another process."""
-
-    __slots__ = (
-        "_backlog", "_bytes", "_credit", "_gone", "_reserved", "_rooms", "_waiting_bytes",
-        "crowded", "location", "outbox", "peer",
-    )  # fmt: skip
-
-    def __init__(self, peer: Peer, location: Location) -> None:
-        self.peer = peer
-        self.outbox = peer.outbox
-        self.location = location
-        self._credit = location.window
-        self._bytes = location.window_bytes
-        self._backlog: deque[tuple[int, bytes, Sequence[Any], int]] = deque()
-        """Call id (0 for a tell), envelope, buffers behind it, bytes of credit that it takes."""
-        self._gone, self._waiting_bytes = False, 0
-        self._rooms: deque[asyncio.Future[bool]] = deque()
-        self._reserved = 0
-        """Places in the backlog that are kept for those who waited for them."""
-        self.crowded = False
-        """True while the backlog is full or somebody waits already: a tell raises, an ask waits for `room`."""
-
-    def __repr__(self) -> str:
-        return f"<Outlet {self.location.name} credit {self._credit}, {len(self._backlog)} wait>"
-
-    @property
-    def full(self) -> bool:
-        """True if a tell would raise."""
-        return self.crowded
-
-    def ask(
-        self,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        budget_s: float,
-        deadline: float,
-        extra: Any,
-    ) -> tuple[int, asyncio.Future[Any]]:
-        """Send an ask; returns its id and the future of its answer."""
-        host = self.peer.host
-        call_id = host.next_id()
-        future: asyncio.Future[Any] = self.peer.loop.create_future()
-        host.pending.add(call_id, Call(future, self, deadline, method))  # the link may break of it
-        try:
-            self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
-        except BaseException:
-            host.pending.calls.pop(call_id, None)
-            raise
-        return call_id, future
-
-    def tell(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], extra: Any) -> None:
-        """Send a tell; raises `MailboxFull` if credit and backlog are used up."""
-        if self.crowded:
-            raise MailboxFull(
-                f"{len(self._backlog)} messages wait here for room in its mailbox; use tell_wait",
-                actor=self.location.name,
-                incarnation=self.location.incarnation,
-            )
-        self._encode_and_send(TELL, 0, method, args, kwargs, 0, extra)
-
-    def put(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Send a tell for which there is a place: see `room`."""
-        self._encode_and_send(TELL, 0, method, args, kwargs, 0, None)
-
-    def open(
-        self,
-        reader: Reader,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        budget_s: float,
-        extra: Any,
-    ) -> int:
-        """Open a stream that feeds ``reader``; returns its id."""
-        call_id = self.peer.host.next_id()
-        granted = (extra or {}) | {"w": [WINDOW_ITEMS, WINDOW_BYTES]}
-        reader.route = self
-        reader.more = lambda items, size: self.peer.post_plain((MORE, call_id, [items, size]))
-        self.peer.host.readers[call_id] = reader
-        try:
-            self._encode_and_send(OPEN, call_id, method, args, kwargs, budget_s, granted)
-        except BaseException:
-            self.peer.host.readers.pop(call_id, None)
-            raise
-        return call_id
-
-    def cancel(self, call_id: int) -> None:
-        """Forget a call and tell the peer, unless it never left."""
-        host = self.peer.host
-        host.pending.calls.pop(call_id, None)
-        host.readers.pop(call_id, None)
-        if not self.forget_waiting(call_id):
-            self.peer.post_plain((CANCEL, call_id, None))
-
-    def forget_waiting(self, call_id: int) -> bool:
-        """Take a call out of the backlog; False if it is not there: it has been sent."""
-        for entry in self._backlog:
-            if entry[0] == call_id:
-                self._backlog.remove(entry)
-                self._waiting_bytes -= entry[3]
-                self._let_in()
-                return True
-        return False
-
-    async def room(self) -> bool:
-        """Return True when there is a place for a message that is sent at once, in the order of those who wait.
-
-        False if the way is gone: look for another.
-        """
-        future: asyncio.Future[bool] = self.peer.loop.create_future()
-        self._rooms.append(future)
-        self.crowded = True
-        try:
-            return await future and not self._gone
-        finally:
-            if future.done() and not future.cancelled() and future.result():
-                self._reserved -= 1
-            self.peer.loop.call_soon(self._let_in)  # after the message, if there is one
-
-    def _encode_and_send(
-        self,
-        kind: int,
-        call_id: int,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        budget_s: float,
-        extra: Any,
-    ) -> None:
-        codec = self.peer.host.codec
-        try:
-            body, buffers = codec.encode(
-                list(args) if not kwargs else {"a": list(args), "k": kwargs}, "arguments"
-            )
-        except EncodeError as error:
-            raise EncodeError(
-                f"{self.location.name}.{method}: {argument_path(error.path)}", error.why
-            ) from None
-        part = codec.pack((kind, call_id, Raw(body), self.location.number, method, budget_s, extra))
-        size = len(body) if buffers is None else len(body) + total_bytes(buffers)
-        if self._credit > 0 and self._bytes > 0 and not self._backlog:
-            if buffers is None:
-                self.outbox.post(part)
-            else:
-                self.outbox.post_with(part, buffers)
-            self._bytes -= size
-            self._credit -= 1
-        else:
-            self.outbox.check(len(part) + size - len(body))
-            self._backlog.append((call_id, part, buffers or (), size))
-            self._waiting_bytes += size
-            self.crowded = self.crowded or not self._has_room()
-
-    def more(self, messages: int, size: int) -> None:
-        """The actor gave credit back."""
-        self._credit += messages
-        self._bytes += size
-        backlog = self._backlog
-        while backlog and self._credit > 0 and self._bytes > 0:
-            call_id, part, buffers, length = backlog.popleft()
-            self._waiting_bytes -= length
-            try:
-                if buffers:
-                    self.outbox.post_with(part, buffers)
-                else:
-                    self.outbox.post(part)
-            except TooLarge as error:  # it was put here before the peer had said its limit
-                self.peer.refuse(call_id, error)
-                continue
-            self._credit -= 1
-            self._bytes -= length
-        self._let_in()
-
-    def _has_room(self) -> bool:
-        location = self.location
-        waiting = len(self._backlog) + self._reserved
-        return waiting < location.window and self._waiting_bytes < location.window_bytes
-
-    def _let_in(self) -> None:
-        rooms = self._rooms
-        while rooms and self._has_room():
-            future = rooms.popleft()
-            if not future.done():
-                future.set_result(True)
-                self._reserved += 1
-        self.crowded = bool(rooms or self._reserved) or not self._has_room()
-
-    @property
-    def idle(self) -> bool:
-        """True if nothing waits here for credit."""
-        return not self._backlog
-
-    def down(self) -> set[int]:
-        """The way is gone: drop the backlog and return the ids in it, which were never sent."""
-        self._gone = True
-        never = {entry[0] for entry in self._backlog}
-        self.peer.host.dropped_tells += sum(not entry[0] for entry in self._backlog)
-        self._backlog.clear()
-        while self._rooms:
-            future = self._rooms.popleft()
-            if not future.done():
-                future.set_result(False)
-        return never
 
 
 class Peer:
     """A node that we dial when the first message for it comes."""
 
-    __slots__ = ("address", "host", "link", "loop", "node", "outbox", "outlets")
+    __slots__ = ("_lanes", "_outboxes", "address", "host", "link", "loop", "node", "outbox", "outlets")
 
-    def __init__(self, host: Host, address: str, node: str, limit_bytes: int, setting: str) -> None:
+    def __init__(
+        self, host: Host, address: str, node: str, limit_bytes: int, setting: str, *, lanes: bool = False
+    ) -> None:
         self.host = host
         self.address = address
         self.node = node
@@ -280,6 +53,9 @@ class Peer:
         self.link: Link | None = None
         self.outbox = Outbox(self.loop, limit_bytes, setting, self._refused)
         self.outlets: dict[int, Outlet] = {}
+        self._lanes = lanes
+        self._outboxes: dict[int, tuple[Location, Outbox]] = {}
+        """Those of single actors, by the actor's number."""
 
     def __repr__(self) -> str:
         return f"<Peer {self.node} at {self.address}, {'up' if self.link else 'not connected'}>"
@@ -289,6 +65,7 @@ class Peer:
         """True if nothing waits to be sent and no answer is awaited."""
         return (
             self.outbox.idle
+            and all(outbox.idle for _, outbox in self._outboxes.values())
             and all(outlet.idle for outlet in self.outlets.values())
             and not self._calls()
             and not self._readers()
@@ -298,17 +75,36 @@ class Peer:
         """The way to one of its actors."""
         outlet = self.outlets.get(location.number)
         if outlet is None:
-            outlet = self.outlets[location.number] = Outlet(self, location)
+            outlet = self.outlets[location.number] = Outlet(self, location, self._outbox(location))
         return outlet
+
+    def _outbox(self, location: Location) -> Outbox:
+        if not self._lanes:
+            return self.outbox
+        outbox = Outbox(self.loop, self.outbox.limit_bytes, self.outbox.setting, self._refused)
+        self._outboxes[location.number] = location, outbox
+        if self.link is not None:
+            self._attach(location, outbox, self.link)
+        return outbox
+
+    def _attach(self, location: Location, outbox: Outbox, link: Link) -> None:
+        component, index = split_name(location.name)
+        outbox.attach(cast(LaneLink, link).lane(component, index))
 
     def connected(self, link: Link) -> None:
         """The link is up: send what has been collected."""
         self.link = link
         self.outbox.attach(link)
+        for location, outbox in list(self._outboxes.values()):
+            self._attach(location, outbox, link)
 
-    def post_plain(self, envelope: tuple[Any, ...]) -> None:
-        """Post an envelope of plain data that needs no credit."""
-        self.outbox.post(self.host.codec.pack(envelope))
+    def writable(self) -> None:
+        """The link has room again."""
+        self.outbox.flush()
+        for number, (_, outbox) in list(self._outboxes.items()):
+            outbox.flush()
+            if outbox.idle and number not in self.outlets:
+                del self._outboxes[number]
 
     def received(self, frames: Sequence[bytes | memoryview]) -> None:
         """Take one message of the plane; a malformed one ends the link."""
@@ -404,8 +200,8 @@ class Peer:
 
     def down(self, why: str) -> None:
         """The link is gone, or could not be made: everything outstanding fails now."""
-        self.link = None
-        never = self._unsent()
+        link, self.link = self.link, None
+        never = self._unsent(link)
         for outlet in self.outlets.values():
             never |= outlet.down()
         for call_id in {*self._calls(), *self._readers()}:
@@ -416,17 +212,26 @@ class Peer:
         outlet = self.outlets.pop(location.number, None)
         for call_id in outlet.down() if outlet is not None else ():
             self._unavailable(call_id, why, Executed.NEVER)
+        own = self._outboxes.get(location.number)
+        if own is not None and own[1].idle:
+            del self._outboxes[location.number]
 
-    def _unsent(self) -> set[int]:
-        """Empty the outbox; returns the calls in it, and counts the tells."""
+    def _unsent(self, link: Link | None) -> set[int]:
+        """Empty the outboxes; returns the calls that reached nobody, and counts the tells."""
         never: set[int] = set()
-        for frame in self.outbox.detach():
+        frames = [frame for outbox in self._every_outbox() for frame in outbox.detach()]
+        if link is not None:
+            frames += [bytes(message[0]) for message in link.undelivered()]
+        for frame in frames:
             for envelope in split(frame):
                 if envelope.kind == TELL:
                     self.host.dropped_tells += 1
                 elif envelope.kind <= OPEN:
                     never.add(envelope.id)
         return never
+
+    def _every_outbox(self) -> list[Outbox]:
+        return [self.outbox, *(outbox for _, outbox in self._outboxes.values())]
 
     def _unavailable(self, call_id: int, why: str, executed: Executed) -> None:
         calls, readers = self.host.pending.calls, self.host.readers
@@ -435,16 +240,3 @@ class Peer:
             where = call.route.location
             error = ActorUnavailable(why, actor=where.name, incarnation=where.incarnation, executed=executed)
             self._failed(call_id, error)
-
-
-def argument_path(path: str) -> str:
-    """Turn the path in the encoded body into one that the caller knows.
-
-    >>> argument_path("arguments['k']['prompt'].x"), argument_path("arguments[0]['a']")
-    ("argument 'prompt'.x", "argument 0['a']")
-    """
-    for prefix in ("arguments['k'][", "arguments['a'][", "arguments["):
-        if path.startswith(prefix):
-            name, _, rest = path[len(prefix) :].partition("]")
-            return f"argument {name}{rest}"
-    return path

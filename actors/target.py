@@ -10,7 +10,7 @@ from typing import Protocol
 from .directory import Directory, Location
 from .errors import ActorNotFound, ActorUnavailable
 from .local import LocalRoute
-from .peer import Outlet
+from .outlet import Outlet
 from .policy import Executed
 
 Route = Outlet | LocalRoute

@@ -17,9 +17,9 @@ close arrives, if the peer takes it within the linger limit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .errors import TransportError
 from .settings import NetworkSettings
@@ -43,7 +43,9 @@ class Capabilities:
     between_processes: bool
     between_hosts: bool
     notices_death: bool
-    """The plane itself notices a dead peer at once; without it the supervisor's push is all there is."""
+    """The plane itself notices a dead peer; without it the supervisor's push is all there is."""
+    endpoints: bool = False
+    """Each actor has an address of its own: its servers are `EndpointServer`, its links have a `LaneLink.lane`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,20 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Flush what is queued (within the linger limit) and end the link; idempotent."""
+
+    def undelivered(self) -> Sequence[Frames]:
+        """Of a link that is down: the messages given to `send` that certainly reached nobody, as far as it knows."""
+
+
+@runtime_checkable
+class LaneLink(Link, Protocol):
+    """A link of a plane with `Capabilities.endpoints`."""
+
+    def lane(self, component: str, index: int | None) -> Link:
+        """Return what sends over this link to one actor of the peer, by the actor's own address.
+
+        Messages of one lane stay in order; those of different lanes do not wait for each other.
+        """
 
 
 class LinkHandler(Protocol):
@@ -150,6 +166,43 @@ class RequestPlaneServer(Protocol):
 
     async def close(self) -> None:
         """End every accepted link and unbind; idempotent; leaves no socket, file or thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an actor answers to a stranger. ``code`` is 200, or says as in HTTP what is wrong."""
+
+    body: bytes
+    code: int = 200
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """An actor, as a plane shows it to those who speak its native protocol and not ours."""
+
+    name: str
+    component: str
+    index: int | None
+    """Number of the instance within the component, None if the name has none."""
+    incarnation: int
+    methods: Mapping[str, str]
+    """Name and signature of each method, for people."""
+    statistics: Callable[[], Mapping[str, Any]]
+    """Counters, as plain data."""
+    ask: Callable[[bytes], Awaitable[Answer]]
+    """Takes a request in JSON."""
+
+
+@runtime_checkable
+class EndpointServer(RequestPlaneServer, Protocol):
+    """A server of a plane with `Capabilities.endpoints`."""
+
+    async def expose(self, endpoint: Endpoint) -> None:
+        """Give an actor its address; returns when it can be reached there. Raises `TransportError`."""
+
+    def withdraw(self, name: str) -> None:
+        """Take the address back; nothing happens if there is none."""
 
 
 @runtime_checkable

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from .address import Address
-from .base import Identity, Link, LinkHandler, PlaneStatistics, RequestPlaneClient, RequestPlaneServer
-from .errors import Closed
+from .base import (
+    Endpoint,
+    EndpointServer,
+    Identity,
+    Link,
+    LinkHandler,
+    PlaneStatistics,
+    RequestPlaneClient,
+    RequestPlaneServer,
+)
+from .errors import Closed, TransportError
 from .registry import get_plane
 from .settings import NetworkSettings
 
@@ -41,6 +50,28 @@ class NetworkManager:
     def address(self) -> str:
         """Where others reach this process; empty if it does not listen."""
         return self._server.address if self._server is not None else ""
+
+    @property
+    def exposes(self) -> bool:
+        """True if the server gives each actor an address of its own."""
+        return isinstance(self._server, EndpointServer)
+
+    async def expose(self, endpoint: Endpoint) -> None:
+        """See `EndpointServer.expose`; nothing to do on a plane without it."""
+        if isinstance(self._server, EndpointServer):
+            await self._server.expose(endpoint)
+
+    def withdraw(self, name: str) -> None:
+        """See `EndpointServer.withdraw`; nothing to do on a plane without it."""
+        if isinstance(self._server, EndpointServer):
+            self._server.withdraw(name)
+
+    def gives_endpoints(self, address: str) -> bool:
+        """True if links to ``address`` are a `LaneLink`; False for what cannot be dialled anyway."""
+        try:
+            return get_plane(Address.parse(address).scheme).capabilities.endpoints
+        except TransportError:
+            return False
 
     async def start(self) -> None:
         """Bind the server. Raises `AddressInUse` and other `TransportError`."""

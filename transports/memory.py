@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .address import Address
@@ -62,6 +62,7 @@ class MemoryLink:
         self._faults = faults
         self._queue: deque[tuple[float, list[bytes | memoryview]]] = deque()
         """When each message is due, by the loop's clock, and the message."""
+        self._unsent: Sequence[Frames] = ()
         self._error: TransportError | None = None
         self._scheduled = False
         self._was_full = False
@@ -156,6 +157,10 @@ class MemoryLink:
             self.far.take(frames)
         self.far.end(Broken(self.far.address, "the peer closed the link"))
 
+    def undelivered(self) -> Sequence[Frames]:
+        """See `Link.undelivered`."""
+        return self._unsent
+
     def cut(self) -> None:
         """Fault: both ends break, what waits is lost."""
         self.end(Broken(self.address, "the link was cut"))
@@ -166,6 +171,8 @@ class MemoryLink:
         if self._error is not None:
             return
         self._error = error
+        if not isinstance(error, Closed):
+            self._unsent = [frames for _, frames in self._queue]
         self._queue.clear()
         side = self._side
         side.links.discard(self)

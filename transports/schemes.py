@@ -15,6 +15,7 @@ GROUP = "callboard.planes"
 BUILT_IN = {
     "tcp": "callboard.transports.tcp:TcpPlane",
     "ipc": "callboard.transports.tcp:IpcPlane",
+    "nats": "callboard.transports.nats:NatsPlane",
     "memory": "callboard.transports.memory:MemoryPlane",
 }
 

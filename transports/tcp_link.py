@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import zmq
@@ -31,7 +32,7 @@ class ZmqLink:
     """A link over a zmq socket. zmq never drops: what it does not take waits here, one message at most."""
 
     __slots__ = (
-        "_carrier", "_error", "_handler", "_statistics", "_waiting", "address", "fd", "full", "key",
+        "_carrier", "_error", "_handler", "_statistics", "_unsent", "_waiting", "address", "fd", "full", "key",
         "limit_bytes", "peer",
     )  # fmt: skip
 
@@ -51,6 +52,7 @@ class ZmqLink:
         self._handler = handler
         self._statistics = statistics
         self._waiting: deque[Frames] = deque()
+        self._unsent: tuple[Frames, ...] = ()
         self._error: TransportError | None = None
         self.peer = peer
         self.address = address
@@ -131,6 +133,10 @@ class ZmqLink:
         """See `Link.close`."""
         self._end(Closed(self.address, "this side closed the link"), "the peer closed the link")
 
+    def undelivered(self) -> Sequence[Frames]:
+        """See `Link.undelivered`: what zmq has not taken."""
+        return self._unsent
+
     def fail(self, why: str) -> None:
         """The world ended the link."""
         self._end(Broken(self.address, why))
@@ -144,6 +150,7 @@ class ZmqLink:
             return
         self._error = error
         if not isinstance(error, Closed):
+            self._unsent = tuple(self._waiting)
             self._waiting.clear()
         if goodbye:
             self._waiting.append((encode_goodbye(goodbye),))

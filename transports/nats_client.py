@@ -1,0 +1,161 @@
+"""How a NATS client is made of the settings, and what its errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from .errors import ConnectTimeout, NoRoute
+from .nats_settings import Credentials, NatsSettings, without_password
+from .settings import NetworkSettings
+
+PENDING_BYTES = 256 * 1024 * 1024
+"""Below it, ``publish`` never waits; what is queued stays far below by our own account."""
+CLOSE_S = 2.0
+REFUSED = ("authorization violation", "authentication", "user authentication")
+
+log = logging.getLogger("callboard.transports.nats")
+
+
+class Refused(NoRoute):
+    """The NATS server does not accept the credentials, or the encryption."""
+
+    verb = "refused the connection"
+
+
+def where(settings: NatsSettings) -> str:
+    """Return the servers as text, without passwords."""
+    return ", ".join(map(without_password, settings.servers))
+
+
+async def connect(
+    settings: NetworkSettings,
+    name: str,
+    *,
+    limit_s: float,
+    closed: Callable[[], Awaitable[None]] | None = None,
+    failed: Callable[[Exception], Awaitable[None]] | None = None,
+) -> Client:
+    """Return a client that is connected to one of the servers, trying each of them once or twice.
+
+    It never reconnects by itself: ``closed`` is called when the connection is lost. Raises `Refused`,
+    `ConnectTimeout` and `NoRoute`.
+    """
+    options = settings.nats
+    options.require_extras()
+    servers, last = where(options), ""
+
+    async def noted(error: Exception) -> None:
+        nonlocal last
+        last = str(error) or type(error).__name__
+        if client.is_connected and failed is not None:
+            await failed(error)
+
+    client = Client()
+    try:
+        async with asyncio.timeout(limit_s):
+            await client.connect(
+                servers=list(options.servers),
+                name=name,
+                error_cb=noted,
+                closed_cb=closed,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds, whatever the annotation says
+                connect_timeout=limit_s,  # type: ignore[arg-type]
+                ping_interval=settings.heartbeat_interval_s,  # type: ignore[arg-type]
+                max_outstanding_pings=max(
+                    1, int(settings.heartbeat_timeout_s / settings.heartbeat_interval_s) - 1
+                ),
+                pending_size=PENDING_BYTES,
+                **_credentials(options),
+            )
+    except TimeoutError:
+        await close(client)
+        why = f"no NATS server answered within {limit_s:g} s"
+        raise ConnectTimeout(servers, f"{why}: {last}" if last else why) from None
+    except nats.errors.NoServersError:
+        await close(client)
+        raise NoRoute(servers, f"no NATS server is there: {last or 'none could be reached'}") from None
+    except (nats.errors.Error, OSError) as error:
+        await close(client)
+        raise _judged(servers, error) from None
+    except BaseException:
+        await close(client)
+        raise
+    if options.uses_tls and not client._server_info.get("tls_required"):
+        await close(client)
+        raise Refused(
+            servers, "TLS was asked for, and this NATS server does not offer it; set up tls in the server"
+        )
+    return client
+
+
+def _judged(servers: str, error: Exception) -> NoRoute:
+    text = str(error).strip().removeprefix("nats:").strip(" '\"") or type(error).__name__
+    if any(word in text.lower() for word in REFUSED):
+        return Refused(
+            servers,
+            f"{text}; check network.nats (NATS_AUTH_USERNAME and _PASSWORD, _TOKEN, _NKEY or _CREDENTIALS_FILE)",
+        )
+    if isinstance(error, ssl.SSLError):
+        return Refused(
+            servers, f"TLS failed: {text}; check network.nats (NATS_TLS_CA_CERT_PATH and the others)"
+        )
+    return NoRoute(servers, text)
+
+
+def _credentials(options: NatsSettings) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    match options.credentials:
+        case Credentials.PASSWORD:
+            found = {"user": options.username, "password": options.password}
+        case Credentials.TOKEN:
+            found = {"token": options.token}
+        case Credentials.NKEY:
+            found = {"nkeys_seed_str": options.nkey}
+        case Credentials.FILE:
+            found = {"user_credentials": options.credentials_file}
+    if options.uses_tls:
+        found["tls"] = tls_context(options)
+    return found
+
+
+def tls_context(options: NatsSettings) -> ssl.SSLContext:
+    """Return what the TLS settings say. Raises `OSError` and `ssl.SSLError` for files that cannot be used."""
+    context = ssl.create_default_context(cafile=options.tls_ca_cert_path or None)
+    if options.tls_insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if options.tls_client_cert_path:
+        context.load_cert_chain(options.tls_client_cert_path, options.tls_client_key_path)
+    return context
+
+
+async def close(client: Client) -> None:
+    """End a client; a server that has stopped reading holds nobody up."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(CLOSE_S):
+            await client.close()
+            return
+    abort(client)
+
+
+def abort(client: Client) -> None:
+    """Drop the connection with what waits for it: nats-py would wait for ever for a server that does not read."""
+    writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
+def host_of(client: Client) -> str:
+    """Return the host and port of the server that a client is connected to."""
+    url = client.connected_url
+    return url.netloc.rpartition("@")[2] if url is not None else "nowhere"

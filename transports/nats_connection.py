@@ -1,0 +1,419 @@
+"""The connection of one process to NATS, shared by its server and its clients.
+
+It carries links, and a lost connection ends all of them: what was sent may have arrived or not, and nothing of it is
+sent again. A new connection is made at once and listens on the same subjects; who dials meanwhile waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from . import nats_frames as wire
+from .backoff import Backoff
+from .base import RESERVED_BYTE, Identity
+from .errors import Broken, Closed, ConnectTimeout, NoRoute, TransportError
+from .handshake import encode_goodbye
+from .nats_beat import Beat
+from .nats_client import abort, close, connect, host_of, where
+from .nats_link import NatsLink
+from .nats_subjects import Subjects
+from .settings import NetworkSettings
+
+ROOM_BYTES = 1024 * 1024
+"""Waiting for the socket; links hold back what exceeds it."""
+MOST_PIECE_BYTES = 1024 * 1024
+FLUSH_S = 5.0
+PENDING_LIMIT_BYTES = 256 * 1024 * 1024
+"""Of one subscription, read and not yet handled. Links stay far below; strangers may not fill the memory."""
+RETURN_S = 2.0
+"""After a lost connection is back, a peer that nobody finds yet may be on its way back, too."""
+
+log = logging.getLogger("callboard.transports.nats")
+
+Handler = Callable[[Msg], None]
+
+
+class NatsConnection:
+    """One connection, and the subjects and links on it. Made by `acquire`, given back by `release`."""
+
+    def __init__(self, identity: Identity, settings: NetworkSettings) -> None:
+        self.identity = identity
+        self.settings = settings
+        self.subjects = Subjects(settings.nats.prefix, identity.namespace)
+        self.inbox = self.subjects.inbox(identity.node)
+        self.links: dict[int, NatsLink] = {}
+        """Every link by its key, until it has sent what it holds."""
+        self.dials: dict[int, Callable[[bytes], None]] = {}
+        """Who takes what comes back to a hello, by the key of the link that it asks for; empty if nobody listens."""
+        self.users = 0
+        self.strays = 0
+        self.reconnects = 0
+        self.returned_s = 0.0
+        self.on_open: list[Callable[[], None]] = []
+        """Called each time that a connection has been made, on the event loop."""
+        self._most_bytes = 0
+        self._client: Client | None = None
+        self._loop = asyncio.get_running_loop()
+        self._handlers: dict[str, tuple[str, Handler]] = {}
+        """What we listen on: subject to queue group and handler; survives the connection."""
+        self._subscriptions: dict[str, Subscription] = {}
+        self._alive: Counter[str] = Counter()
+        """How many links there are to each node: their signs of life are listened for."""
+        self._ready = asyncio.Event()
+        self._opening: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stalled: set[NatsLink] = set()
+        self._flushing = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self._tick_due_s = 0.0
+        self._beat: Beat | None = None
+        self._closed = False
+        self._mine = wire.node_hash(identity.node)
+
+    def __repr__(self) -> str:
+        state = f"to {host_of(self._client)}" if self.is_up and self._client else "down"
+        return f"<NatsConnection of {self.identity.name} {state}, {len(self.links)} links>"
+
+    @property
+    def is_up(self) -> bool:
+        """True while messages can be sent."""
+        return self._client is not None and self._client.is_connected and not self._closed
+
+    @property
+    def client(self) -> Client:
+        """The client of the moment. Raises `Broken` while there is none."""
+        if self._client is None or not self.is_up:
+            raise Broken(where(self.settings.nats), "the connection to NATS was lost")
+        return self._client
+
+    # -- life
+
+    async def open(self, limit_s: float) -> None:
+        """Return when there is a connection, making one if need be. Raises `NoRoute` and its children."""
+        if self._closed:
+            raise Closed(where(self.settings.nats), "the network of this process was closed")
+        if self.is_up and self._ready.is_set():
+            return
+        if self._opening is None:
+            self._opening = self._loop.create_task(self._open(limit_s))
+            self._opening.add_done_callback(self._opened)
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.shield(self._opening)
+        except TimeoutError:
+            raise ConnectTimeout(
+                where(self.settings.nats), f"no connection to NATS within {limit_s:g} s"
+            ) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Closed(where(self.settings.nats), "the network of this process was closed") from None
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()  # who waited has it
+
+    async def _open(self, limit_s: float) -> None:
+        async def lost() -> None:
+            if self._client is client:
+                self.lose("the connection to NATS was lost")
+
+        client = await connect(
+            self.settings, self.identity.name, limit_s=limit_s, closed=lost, failed=self._failed
+        )
+        self._client = client
+        self._most_bytes = min(client.max_payload, MOST_PIECE_BYTES) - wire.HEADER_BYTES
+        try:
+            if not self._handlers:
+                self._handlers[f"{self.inbox}.>"] = ("", self._answered)
+            for subject, (queue, handler) in list(self._handlers.items()):
+                await self._subscribe(client, subject, queue, handler)
+            await client.flush()
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            self._client = None
+            self._subscriptions.clear()
+            await close(client)
+            raise NoRoute(where(self.settings.nats), f"the connection broke at once: {error}") from None
+        if self._beat is None:
+            self._beat = Beat(self.settings, self.identity.name, self.subjects.alive(self.identity.node))
+            self._beat.start()
+            self._tick_after_interval()
+        self._ready.set()
+        for call in list(self.on_open):
+            call()
+
+    async def _failed(self, error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError):
+            log.error("messages were lost: this process was too slow for %s", error.subject)
+            self._end_links("messages were lost: this process was too slow to read them")
+        else:
+            log.warning("NATS: %s", error)
+
+    def lose(self, why: str) -> None:
+        """End all links, and make a new connection."""
+        if not self._ready.is_set() or self._closed:
+            return
+        self._ready.clear()
+        self._subscriptions.clear()
+        client, self._client = self._client, None
+        log.warning("%s (%s)", why, where(self.settings.nats))
+        if client is not None:
+            if client.is_connected:
+                self.later(close(client))
+            else:
+                abort(client)
+        self._end_links(why)
+        self.later(self._return())
+
+    def _end_links(self, why: str) -> None:
+        for link in list(self.links.values()):
+            link.fail(why)
+
+    async def _return(self) -> None:
+        backoff, attempt = Backoff(0.05, 0.5), 0
+        while not self._closed:
+            try:
+                await self.open(max(1.0, self.settings.connect_timeout_s))
+            except TransportError as error:
+                if attempt % 20 == 5:
+                    log.warning("still no connection to NATS: %s", error)
+            else:
+                self.reconnects += 1
+                self.returned_s = monotonic()
+                log.warning("connected to NATS again")
+                return
+            await asyncio.sleep(backoff.delay_s(attempt, random.random()))
+            attempt += 1
+
+    async def close(self) -> None:
+        """Send what is queued, and disconnect."""
+        self._closed = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        tasks = [task for task in (*self._tasks, self._opening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        client, self._client = self._client, None
+        if client is not None:
+            await close(client)
+        if self._beat is not None:
+            await self._beat.stop()
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside; it is cancelled when the connection is closed."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- in
+
+    async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> None:
+        """Listen on a subject, on this connection and on those that follow; returns when the server knows it."""
+        self._handlers[subject] = (queue, handler)
+        if self.is_up and subject not in self._subscriptions:
+            client = self.client
+            await self._subscribe(client, subject, queue, handler)
+            await client.flush()
+
+    async def _subscribe(self, client: Client, subject: str, queue: str, handler: Handler) -> None:
+        async def handle(message: Msg) -> None:
+            try:
+                handler(message)
+            except Exception:
+                log.exception("a message on %s could not be handled", message.subject)
+
+        self._subscriptions[subject] = await client.subscribe(
+            subject, queue=queue, cb=handle, pending_bytes_limit=PENDING_LIMIT_BYTES
+        )
+
+    def ignore(self, subject: str) -> None:
+        """Listen no more on a subject."""
+        self._handlers.pop(subject, None)
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None and self.is_up:
+            self.later(_unsubscribe(subscription))
+
+    def _answered(self, message: Msg) -> None:
+        """Something came to our inbox."""
+        tokens = message.subject[len(self.inbox) + 1 :].split(".")
+        try:
+            key = int(tokens[0], 16)
+        except ValueError:
+            self.strays += 1
+            return
+        if message.headers is not None and message.headers.get("Status") == "503":
+            self._nobody_listens(key, tokens[1:])
+            return
+        data = message.data
+        if data and data[0] == RESERVED_BYTE:
+            dial = self.dials.pop(key, None)
+            if dial is not None:
+                dial(data)
+            else:
+                self.strays += 1
+        else:
+            self.take(message)
+
+    def _nobody_listens(self, key: int, tokens: list[str]) -> None:
+        dial = self.dials.pop(key, None)
+        if dial is not None:
+            dial(b"")
+            return
+        link = self.links.get(key)
+        if link is not None and len(tokens) == 3 and tokens[0].isdecimal() and tokens[1].isdecimal():
+            link.nobody_listens(int(tokens[0]), int(tokens[1]), tokens[2])
+
+    def take(self, message: Msg) -> bool:
+        """Give a piece to its link; False if it is none."""
+        data = message.data
+        header = wire.unpack(data)
+        if header is None:
+            return False
+        link = self.links.get(header.link)
+        if link is not None:
+            link.received(header, data)
+            return True
+        self.strays += 1
+        if header.kind in (wire.DATA, wire.PROBE) and header.node == self._mine:
+            self._no_such_link(header, message.reply)
+        return True
+
+    def _no_such_link(self, header: wire.Header, reply: str) -> None:
+        """The peer believes in a link that is over: say so, or it would wait."""
+        subject = ".".join(reply.split(".")[:-3])
+        if subject.startswith(f"{self.subjects.root}._inbox.") and self.is_up:
+            body = wire.pack_marks({}) + encode_goodbye("this link is over")
+            self.publish(subject, wire.pack(wire.GOODBYE, 0, 0, 0, header.link, 0) + body)
+
+    # -- out: Wire (and ``subjects``)
+
+    @property
+    def has_room(self) -> bool:
+        """See `Wire`."""
+        return self._client is None or self._client.pending_data_size < ROOM_BYTES
+
+    @property
+    def most_bytes(self) -> int:
+        """See `Wire`."""
+        return self._most_bytes
+
+    def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """See `Wire`."""
+        client = self._client
+        if client is None or not client.is_connected:
+            raise Broken(where(self.settings.nats), "the connection to NATS was lost")
+        sending = client.publish(subject, payload, reply)
+        try:
+            sending.send(None)  # a coroutine that has nothing to wait for: see PENDING_BYTES
+        except StopIteration:
+            return
+        except nats.errors.Error as error:
+            raise Broken(where(self.settings.nats), f"NATS: {error}") from None
+        sending.close()
+        raise Broken(where(self.settings.nats), "too much waits for the connection to NATS")
+
+    def stalled(self, link: NatsLink) -> None:
+        """See `Wire`."""
+        self._stalled.add(link)
+        if not self._flushing:
+            self._flushing = True
+            self.later(self._make_room())
+
+    async def _make_room(self) -> None:
+        try:
+            while self._stalled and self.is_up:
+                try:
+                    await self.client.flush(FLUSH_S)  # type: ignore[arg-type]
+                except (nats.errors.Error, OSError, TransportError) as error:
+                    log.debug("the NATS server does not read: %s", error)
+                    await asyncio.sleep(0.05)
+                stalled, self._stalled = self._stalled, set()
+                for link in stalled:
+                    link.pump()
+        finally:
+            self._flushing = False
+
+    # -- signs of life
+
+    def add(self, link: NatsLink) -> None:
+        """There is one link more."""
+        self.links[link.key] = link
+        node = link.peer.node
+        self._alive[node] += 1
+        if self._alive[node] == 1:
+            self.later(self.listen(self.subjects.alive(node), lambda _: self._lives(node)))
+
+    def remove(self, link: NatsLink) -> None:
+        """A link has nothing more to send."""
+        if self.links.pop(link.key, None) is None:
+            return
+        self._stalled.discard(link)
+        node = link.peer.node
+        self._alive[node] -= 1
+        if not self._alive[node]:
+            del self._alive[node]
+            self.ignore(self.subjects.alive(node))
+
+    def _lives(self, node: str) -> None:
+        now = monotonic()
+        for link in self.links.values():
+            if link.peer.node == node:
+                link.heard_s = now
+
+    def _tick_after_interval(self) -> None:
+        interval_s = self.settings.heartbeat_interval_s
+        self._tick_due_s = monotonic() + interval_s
+        self._ticker = self._loop.call_later(interval_s, self._tick)
+
+    def _tick(self) -> None:
+        now, late_s = monotonic(), monotonic() - self._tick_due_s
+        for link in list(self.links.values()):
+            if (
+                late_s > self.settings.heartbeat_interval_s
+            ):  # this loop stood still: what came is still unread
+                link.heard_s = now
+            link.tick(self.settings.heartbeat_timeout_s)
+        self._tick_after_interval()
+
+
+async def _unsubscribe(subscription: Subscription) -> None:
+    try:
+        await subscription.unsubscribe()
+    except nats.errors.Error as error:
+        log.debug("a subscription ended with its connection: %s", error)
+
+
+_connections: dict[tuple[int, str], NatsConnection] = {}
+
+
+def acquire(identity: Identity, settings: NetworkSettings) -> NatsConnection:
+    """Return the connection of a node, making it (unopened) for the first who asks."""
+    key = (id(asyncio.get_running_loop()), identity.node)
+    connection = _connections.get(key)
+    if connection is None:
+        connection = _connections[key] = NatsConnection(identity, settings)
+    connection.users += 1
+    return connection
+
+
+async def release(connection: NatsConnection) -> None:
+    """Give a connection back; the last one closes it."""
+    connection.users -= 1
+    if connection.users == 0:
+        _connections.pop((id(asyncio.get_running_loop()), connection.identity.node), None)
+        await connection.close()

@@ -1,0 +1,428 @@
+"""One link between two nodes over NATS.
+
+NATS delivers what one connection publishes in order, or drops it: where the subject has no listener, when a reader is
+too slow for the server, when a connection is lost. So each piece has a number, and what is missing ends the link. The
+sender keeps what the peer has not acknowledged, within a window of bytes that no reader is too slow for.
+
+A message for an actor is published on the actor's own subject, its *lane*. If the server says that nobody
+listens there (the actor has just stopped), the pieces go once more to the subject of the node, with the same
+numbers: the node says what has become of the actor. If nobody listens at the node either, the process is gone, and what
+came back reached nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import Protocol
+
+from . import nats_frames as wire
+from .base import Frames, Identity, LinkHandler, PlaneStatistics
+from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
+from .handshake import decode_reason, encode_goodbye
+from .nats_intake import Intake, TooMuch
+from .nats_subjects import Subjects
+
+LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
+
+WINDOW_BYTES = 4 * 1024 * 1024
+"""Sent and not acknowledged on one link: far below the 64 MiB that a NATS server holds for a slow reader."""
+PIECE_COST_BYTES = 64
+"""What a piece counts beside its body."""
+MOST_LANES = 4096
+"""Actors of one peer beyond that share the lane of the node."""
+
+TO_ACTOR, TO_NODE = "a", "n"
+"""Last token of the subject for answers: where a piece had been sent when the server says that nobody listens."""
+
+
+class Wire(Protocol):
+    """The connection to NATS, as a link needs it."""
+
+    @property
+    def subjects(self) -> Subjects:
+        """The subjects of our namespace."""
+
+    @property
+    def has_room(self) -> bool:
+        """False while too much waits for the socket."""
+
+    @property
+    def most_bytes(self) -> int:
+        """What one NATS message may hold."""
+
+    def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Send one message; never blocks. Raises `Broken` while there is no connection."""
+
+    def stalled(self, link: NatsLink) -> None:
+        """The link waits for room; call its ``pump`` when there is some."""
+
+
+class Lane:
+    """One actor of the peer (or, as lane 0, the peer itself): sends like a link, on a subject of its own."""
+
+    __slots__ = ("by_actor", "kept", "link", "number", "sent", "subject")
+
+    def __init__(self, link: NatsLink, number: int, subject: str, *, by_actor: bool) -> None:
+        self.link = link
+        self.number = number
+        self.subject = subject
+        self.by_actor = by_actor
+        """True as long as pieces go to the actor's own subject."""
+        self.sent = 0
+        self.kept: deque[tuple[int, int, bytes, Frames]] = deque()
+        """Number, flags, body and message of each piece that has not been acknowledged."""
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.number} of {self.link!r}, {self.sent} sent, {len(self.kept)} kept>"
+
+    @property
+    def peer(self) -> Identity:
+        """See `Link.peer`."""
+        return self.link.peer
+
+    @property
+    def address(self) -> str:
+        """See `Link.address`."""
+        return self.link.address
+
+    @property
+    def full(self) -> bool:
+        """See `Link.full`."""
+        return self.link.full
+
+    def send(self, frames: Frames) -> None:
+        """See `Link.send`."""
+        self.link.send_on(self, frames)
+
+    def close(self) -> None:
+        """See `Link.close`."""
+        self.link.close()
+
+    def undelivered(self) -> Sequence[Frames]:
+        """See `Link.undelivered`."""
+        return self.link.undelivered()
+
+
+class NatsLink:
+    """See `callboard.transports.base.Link`; its lanes are an addition of this plane."""
+
+    def __init__(
+        self,
+        connection: Wire,
+        handler: LinkHandler,
+        statistics: PlaneStatistics,
+        *,
+        key: int,
+        peer: Identity,
+        address: str,
+        subject: str,
+        replies: str,
+        limit_bytes: int,
+        buffer: int,
+        forget: Callable[[NatsLink], None],
+    ) -> None:
+        self._connection = connection
+        self._handler = handler
+        self._statistics = statistics
+        self._forget = forget
+        self.key = key
+        self.peer = peer
+        self.address = address
+        self.heard_s = monotonic()
+        self._limit_bytes = min(limit_bytes, peer.max_message_bytes or limit_bytes)
+        self._buffer = buffer
+        self._node = wire.node_hash(peer.node)
+        self._replies = f"{replies}.{key:x}"
+        """Subject on which the server says that nobody listens, without the tokens that say to what."""
+        self.main = Lane(self, 0, subject, by_actor=False)
+        self._lanes: list[Lane] = [self.main]
+        self._by_subject: dict[str, Lane] = {}
+        self._in_flight_bytes = 0
+        self._waiting: deque[tuple[Lane, Frames, Iterator[tuple[int, bytes]]]] = deque()
+        self._undelivered: list[Frames] = []
+        self._intake = Intake(limit_bytes)
+        self._farewell: tuple[dict[int, int], str] | None = None
+        self._left_s = 0.0
+        self._goodbye = ""
+        self._error: TransportError | None = None
+        self._quiet = False
+        self.full = False
+        statistics.links += 1
+        statistics.links_opened += 1
+
+    def __repr__(self) -> str:
+        state = f"down: {self._error}" if self._error else "full" if self.full else "up"
+        return f"<Link to {self.peer.name} at {self.address}, {state}>"
+
+    @property
+    def is_up(self) -> bool:
+        """False from the moment that its end was decided."""
+        return self._error is None
+
+    @property
+    def is_leaving(self) -> bool:
+        """True when the peer has said goodbye, and what it had sent before is still on its way."""
+        return self._farewell is not None
+
+    @property
+    def is_done(self) -> bool:
+        """True when it is down and has nothing more to send."""
+        return self._error is not None and not self._waiting
+
+    def lane(self, component: str, index: int | None) -> Lane:
+        """See `LaneLink.lane`."""
+        subject = self._connection.subjects.instance(component, index)
+        lane = self._by_subject.get(subject)
+        if lane is None:
+            if len(self._lanes) == MOST_LANES:
+                return self.main
+            lane = Lane(self, len(self._lanes), subject, by_actor=True)
+            self._lanes.append(lane)
+            self._by_subject[subject] = lane
+        return lane
+
+    # -- out
+
+    def send(self, frames: Frames) -> None:
+        """See `Link.send`."""
+        self.send_on(self.main, frames)
+
+    def send_on(self, lane: Lane, frames: Frames) -> None:
+        """Do what `Link.send` does, on a lane."""
+        if self._error is not None:
+            raise type(self._error)(self.address, getattr(self._error, "why", str(self._error)))
+        size = 0
+        for frame in frames:
+            size += len(frame) if type(frame) is bytes else _extent(frame)
+        if size > self._limit_bytes:
+            raise TooLarge(size, self._limit_bytes, LIMIT_SETTING)
+        if not 0 < len(frames) <= wire.MOST_FRAMES:
+            raise ValueError(f"a message has 1 to {wire.MOST_FRAMES:,} frames, not {len(frames)}")
+        if self.full:
+            raise LinkFull(self.address, len(self._waiting))
+        self._statistics.messages_sent += 1
+        self._statistics.bytes_sent += size
+        self._waiting.append((lane, frames, wire.pieces(frames, self._connection.most_bytes)))
+        if len(self._waiting) == 1:
+            self.pump()
+        if len(self._waiting) >= self._buffer and self._error is None:
+            self.full = True
+            self._statistics.stalls += 1
+
+    def pump(self) -> None:
+        """Send what waits, as far as window and socket allow."""
+        waiting = self._waiting
+        while waiting:
+            if self._in_flight_bytes >= WINDOW_BYTES:
+                break
+            if not self._connection.has_room:
+                self._connection.stalled(self)
+                break
+            lane, frames, rest = waiting[0]
+            piece = next(rest, None)
+            if piece is None:
+                waiting.popleft()
+            elif not self._publish(lane, *piece, frames):
+                return
+        if self._error is not None:
+            if not waiting:
+                self._say_goodbye()
+                self._forget(self)
+        elif self.full and len(waiting) < self._buffer:
+            self.full = False
+            self._handler.link_writable(self)
+
+    def _publish(self, lane: Lane, flags: int, body: bytes, frames: Frames) -> bool:
+        """Send one piece and keep it; False if the link ended over it."""
+        number = lane.sent
+        lane.sent += 1
+        lane.kept.append((number, flags, body, frames))
+        self._in_flight_bytes += len(body) + PIECE_COST_BYTES
+        return self._transmit(lane, number, flags, body)
+
+    def _transmit(self, lane: Lane, number: int, flags: int, body: bytes) -> bool:
+        head = wire.pack(wire.DATA, flags, lane.number, self._node, self.key, number)
+        route, subject = (TO_ACTOR, lane.subject) if lane.by_actor else (TO_NODE, self.main.subject)
+        return self._post(subject, head + body, f"{self._replies}.{lane.number}.{number}.{route}")
+
+    def _post(self, subject: str, payload: bytes, reply: str = "") -> bool:
+        self._quiet = False
+        try:
+            self._connection.publish(subject, payload, reply)
+        except TransportError as error:
+            self.fail(getattr(error, "why", str(error)))
+            return False
+        return True
+
+    def _control(self, kind: int, body: bytes, number: int = 0) -> None:
+        head = wire.pack(kind, 0, 0, self._node, self.key, number)
+        self._post(self.main.subject, head + body, f"{self._replies}.0.{self.main.sent}.{TO_NODE}")
+
+    def nobody_listens(self, lane_number: int, number: int, route: str) -> None:
+        """The server says so of one piece."""
+        if lane_number >= len(self._lanes):
+            return
+        lane = self._lanes[lane_number]
+        if route == TO_NODE:
+            self._undelivered = [frames for kept, _, _, frames in lane.kept if kept >= number]
+            self.fail("the peer is gone")
+        elif lane.by_actor:
+            lane.by_actor = False
+            for kept, flags, body, _ in list(lane.kept):
+                if kept >= number and not self._transmit(lane, kept, flags, body):
+                    return
+
+    def undelivered(self) -> Sequence[Frames]:
+        """See `Link.undelivered`."""
+        found: dict[int, Frames] = {}
+        for frames in self._undelivered:
+            found[id(frames)] = frames
+        return list(found.values())
+
+    # -- in
+
+    def received(self, header: wire.Header, data: bytes) -> None:
+        """Take one piece of whatever kind."""
+        self.heard_s = monotonic()
+        if self._error is not None:
+            if header.kind == wire.ACK:
+                self._acknowledged(data)
+            else:
+                self._statistics.stray_messages += 1
+        elif header.kind == wire.DATA:
+            self._take(header, data)
+        elif header.kind == wire.ACK:
+            self._acknowledged(data)
+        elif header.kind == wire.GOODBYE:
+            self._take_leave(data)
+
+    def _take(self, header: wire.Header, data: bytes) -> None:
+        intake = self._intake
+        try:
+            frames = intake.take(header, data, PIECE_COST_BYTES)
+        except wire.Nonsense as error:
+            self._statistics.oversized += isinstance(error, TooMuch)
+            self.reject(str(error))
+            return
+        if frames is not None:
+            self._deliver(frames)
+        if intake.owed_bytes >= WINDOW_BYTES // 4:
+            self.acknowledge()
+        if self._farewell is not None:
+            self._leave_if_complete()
+
+    def _deliver(self, frames: list[bytes | memoryview]) -> None:
+        self._statistics.messages_received += 1
+        self._statistics.bytes_received += sum(map(len, frames))
+        self._handler.link_received(self, frames)
+
+    def acknowledge(self) -> None:
+        """Tell the peer what has been taken, so that it may forget it."""
+        if self._intake.owed_bytes and self._error is None:
+            self._control(wire.ACK, wire.pack_marks(self._intake.settle()))
+
+    def _acknowledged(self, data: bytes) -> None:
+        try:
+            marks, _ = wire.unpack_marks(memoryview(data)[wire.HEADER_BYTES :])
+        except wire.Nonsense as error:
+            self.reject(str(error))
+            return
+        for number, taken in marks.items():
+            if number < len(self._lanes):
+                kept = self._lanes[number].kept
+                while kept and kept[0][0] < taken:
+                    self._in_flight_bytes -= len(kept.popleft()[2]) + PIECE_COST_BYTES
+        if self._waiting:
+            self.pump()
+
+    def _take_leave(self, data: bytes) -> None:
+        try:
+            marks, rest = wire.unpack_marks(memoryview(data)[wire.HEADER_BYTES :])
+        except wire.Nonsense as error:
+            self.reject(str(error))
+            return
+        if self._farewell is None:
+            self._farewell = (marks, decode_reason(rest))
+            self._left_s = monotonic()
+            self._leave_if_complete()
+
+    def _leave_if_complete(self) -> None:
+        """What was sent on other subjects before the goodbye may be read after it."""
+        if self._farewell is not None and self._error is None:
+            marks, why = self._farewell
+            if self._intake.has_all(marks):
+                self.fail(why)
+
+    # -- life
+
+    def tick(self, silence_s: float) -> None:
+        """Called each heartbeat: end a link without a sign of life for ``silence_s``, and give one."""
+        if self._error is not None:
+            return
+        now = monotonic()
+        if self._farewell is not None and now - self._left_s > silence_s:
+            self.fail(self._farewell[1])
+            return
+        if now - self.heard_s > silence_s:
+            self.fail(f"no sign of life for {silence_s:g} s")
+            return
+        self.acknowledge()
+        if self._quiet and self._error is None:
+            self._control(wire.PROBE, b"")
+        self._quiet = True
+
+    def close(self) -> None:
+        """See `Link.close`."""
+        self._end(Closed(self.address, "this side closed the link"), "the peer closed the link")
+
+    def fail(self, why: str) -> None:
+        """The world ended the link."""
+        self._end(Broken(self.address, why))
+
+    def reject(self, why: str) -> None:
+        """The peer broke the protocol, or what it sent was lost: end the link and tell it why."""
+        self._end(Broken(self.address, f"the peer {why}"), f"the peer says that this side {why}")
+
+    def give_up(self) -> None:
+        """The time to send what waits after a close is over."""
+        self._waiting.clear()
+        self._say_goodbye()
+        self._forget(self)
+
+    def _end(self, error: TransportError, goodbye: str = "") -> None:
+        if self._error is not None:
+            if not goodbye and self._waiting:  # the world ends what we were still emptying
+                self._waiting.clear()
+                self._goodbye = ""
+                self._forget(self)
+            return
+        self._error = error
+        self._goodbye = goodbye
+        if not isinstance(error, Closed):
+            self._undelivered += [frames for _, frames, _ in self._waiting]
+            self._waiting.clear()
+        self._statistics.links -= 1
+        if isinstance(error, Closed):
+            self._statistics.links_closed += 1
+        else:
+            self._statistics.links_broken += 1
+        if not self._waiting:
+            self._say_goodbye()
+        self._forget(self)
+        self._handler.link_down(self, error)
+
+    def _say_goodbye(self) -> None:
+        goodbye, self._goodbye = self._goodbye, ""
+        if goodbye:
+            marks = {lane.number: lane.sent for lane in self._lanes if lane.sent}
+            self._control(wire.GOODBYE, wire.pack_marks(marks) + encode_goodbye(goodbye))
+
+
+def _extent(frame: bytes | bytearray | memoryview) -> int:
+    """What cannot be joined must be refused before a piece is out."""
+    view = memoryview(frame)
+    if not view.c_contiguous:
+        raise ValueError("a frame is not contiguous in memory; send bytes(frame)")
+    return view.nbytes

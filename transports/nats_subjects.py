@@ -1,0 +1,77 @@
+"""The NATS subjects of a namespace. Pure.
+
+========================================  ==================================================================
+``{prefix}.{namespace}.{component}``      whoever of a component is free; its instances are a queue group
+``{prefix}.{namespace}.{component}.{i}``  one instance of a component
+``{prefix}.{namespace}._node.{node}``     one process
+``{prefix}.{namespace}._inbox.{node}.>``  what is answered to it
+``{prefix}.{namespace}._alive.{node}``    its signs of life
+========================================  ==================================================================
+
+A name becomes one token: what is not a letter, a digit, ``-`` or ``_`` is written as ``=`` and two hexadecimal digits
+per byte, and so is a ``_`` at the beginning, which marks our own tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_FOREIGN = re.compile(rb"^_|[^A-Za-z0-9_-]")
+_ESCAPED = re.compile(rb"=([0-9A-F]{2})")
+
+
+def token(name: str) -> str:
+    """Return a name as one token of a subject; different names give different tokens.
+
+    >>> token("worker"), token("a.b"), token("_x"), token("")
+    ('worker', 'a=2Eb', '=5Fx', '=')
+    """
+    if not name:
+        return "="
+    raw = name.encode("utf-8", "surrogatepass")
+    return _FOREIGN.sub(lambda found: b"=%02X" % found.group()[0], raw).decode()
+
+
+def name_of(subject_token: str) -> str:
+    """Return the name that `token` was given.
+
+    >>> name_of("a=2Eb"), name_of("=")
+    ('a.b', '')
+    """
+    raw = subject_token.removeprefix("=") if subject_token == "=" else subject_token
+    decoded = _ESCAPED.sub(lambda found: bytes((int(found.group(1), 16),)), raw.encode())
+    return decoded.decode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The subjects of one namespace."""
+
+    prefix: str
+    namespace: str
+
+    @property
+    def root(self) -> str:
+        """What all of them begin with."""
+        return f"{self.prefix}.{token(self.namespace)}"
+
+    def node(self, node: str) -> str:
+        """Where a process listens."""
+        return f"{self.root}._node.{token(node)}"
+
+    def inbox(self, node: str) -> str:
+        """What the subjects for answers to a process begin with."""
+        return f"{self.root}._inbox.{token(node)}"
+
+    def alive(self, node: str) -> str:
+        """Where a process gives its signs of life."""
+        return f"{self.root}._alive.{token(node)}"
+
+    def component(self, component: str) -> str:
+        """Where a component listens as a queue group."""
+        return f"{self.root}.{token(component)}"
+
+    def instance(self, component: str, index: int | None) -> str:
+        """Where one instance listens; ``index`` is None for an actor whose name has no number."""
+        return f"{self.root}.{token(component)}.{'_' if index is None else index}"
