@@ -23,7 +23,10 @@ KILL_S = 5.0
 
 
 async def stop(supervisor: Supervisor, grace_s: float) -> None:
-    """Stop everything; returns when no process is left. With a grace of 0 everything is killed at once."""
+    """Stop every process; returns when none is left. With a grace of 0 everything is killed at once.
+
+    The supervisor is still to be closed.
+    """
     deadline = time.monotonic() + grace_s
     await supervisor.stop_restarting()
     for slot in supervisor.slots.values():
@@ -49,7 +52,6 @@ async def stop(supervisor: Supervisor, grace_s: float) -> None:
         for actor in slot.actors.values():
             if actor.state is not State.FAILED:
                 actor.state = State.STOPPED
-    await supervisor.close()
 
 
 def kill(supervisor: Supervisor) -> None:

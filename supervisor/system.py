@@ -107,13 +107,8 @@ class System:
         """Return a system that a config file describes; nothing is started. Raises `ConfigError`."""
         plane = "nats" if nats_embedded and plane is None else plane
         config = config if isinstance(config, Config) else load(config, plane=plane, namespace=namespace)
-        system = cls(
-            namespace=namespace,
-            plane=plane,
-            settings=config.network,
-            runtime_dir=runtime_dir,
-            nats_embedded=nats_embedded,
-        )
+        system = cls(namespace=namespace, plane=plane, settings=config.network, runtime_dir=runtime_dir)
+        system._embed = nats_embedded
         namespace = namespace or config.namespace
         system._config = replace(config, namespace=namespace, network=system._config.network)
         return system
@@ -219,8 +214,10 @@ class System:
                     await self._admin.close()
                 await self._node.close(grace_s=0)
         finally:
-            if self._nats is not None:
+            if self._nats is not None:  # before the guardian looks for the last time, which would kill it
                 await self._nats.stop()
+            if self._supervisor is not None:
+                await self._supervisor.close()
             if self._directory is not None:
                 await asyncio.to_thread(self._directory.release)
             self._state = State.FAILED if self._failure else State.STOPPED

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from callboard.supervisor.spec import Config
     from callboard.supervisor.system import System
 
+    from .nats_session import NatsForTest
+
 READY_S = 30.0
 STOP_GRACE_S = 2.0
 STOP_S = 30.0
@@ -37,13 +39,17 @@ class Cluster:
     """Starts systems for one test. Each has a namespace and a runtime directory of its own.
 
     The directories are below `directory`, which is ``XDG_RUNTIME_DIR`` while the test runs: a ``callboard``
-    command that the test starts finds the test's systems and no others.
+    command that the test starts finds the test's systems and no others. Systems on NATS meet on the nats-server
+    of the test run, below a prefix of the test's own.
     """
 
-    def __init__(self, directory: Path, beside: Path) -> None:
+    def __init__(self, directory: Path, item: pytest.Item, outer_mark: str = "") -> None:
         self.directory = directory
-        self.beside = beside
+        self.beside = item.path.parent
         """Where the test file is; config files and the modules that they name are looked for here first."""
+        self.outer_mark = outer_mark
+        """``CALLBOARD_TREE`` as it was before the test."""
+        self._item = item
         self.token = directory.name
         self._systems: list[System] = []
         self._started = 0
@@ -55,21 +61,40 @@ class Cluster:
 
         ``source`` is the path of a config file, beside the test or from the working directory, or the text
         of one (TOML). Every argument called ``port`` becomes 0, chosen by the kernel, unless
-        ``fixed_ports``; the addresses are in the system's announcements. ``options`` go to
-        ``System.from_config``. Raises what that and the start raise.
+        ``fixed_ports``; the addresses are in the system's announcements. What uses NATS uses that of the
+        test run, unless ``fixed_ports`` or ``nats_embedded``. ``options`` go to ``System.from_config``.
+        Raises what that and the start raise.
         """
         from callboard.supervisor.system import System
 
+        if options.get("nats_embedded") and plane is None:
+            plane = "nats"
         config = self._config(source, plane)
         if not fixed_ports:
             config = with_free_ports(config)
+        if needs_nats(config) and not fixed_ports and not options.get("nats_embedded"):
+            config = replace(config, network=(await self.nats()).network(config.network))
         return await self._start(System.from_config(config, **options))
 
     async def system(self, **options: Any) -> System:
-        """Start an empty system, to spawn actors in; ``options`` go to ``System``."""
-        from callboard.supervisor.system import System
+        """Start an empty system, to spawn actors in; ``options`` go to ``System``.
 
+        Without ``settings`` or ``nats_embedded`` one on NATS uses the nats-server of the test run.
+        """
+        from callboard.supervisor.system import System
+        from callboard.transports.settings import NetworkSettings
+
+        if "settings" not in options and not options.get("nats_embedded"):
+            settings = NetworkSettings.from_env(os.environ)
+            plane = options.get("plane") or settings.request_plane
+            options["settings"] = (await self.nats()).network(settings) if plane == "nats" else settings
         return await self._start(System(**{"namespace": self._namespace(), **options}))
+
+    async def nats(self) -> NatsForTest:
+        """Return the nats-server of the test run, with the prefix of this test; what ``nats_server`` gives."""
+        from .nats_session import NatsForTest, shared
+
+        return NatsForTest(await shared(self._item.config, self.outer_mark), self.token)
 
     async def close(self) -> None:
         """Stop every system, the last one first; raises what a stop raises after all of them were tried."""
@@ -114,6 +139,12 @@ class Cluster:
         return f"<Cluster {self.token} {len(self._systems)} systems>"
 
 
+def needs_nats(config: Config) -> bool:
+    """True if one of the planes of the config is on NATS."""
+    planes = {config.network.request_plane, config.event_plane.value}
+    return not planes.isdisjoint(("nats", "jetstream"))
+
+
 def with_free_ports(config: Config) -> Config:
     """Return the config with port 0 wherever it fixes one."""
     actors = tuple(
@@ -135,7 +166,7 @@ def attached(item: pytest.Function) -> Iterator[Cluster]:
     """Give a cluster to ``item``: close it in the loop of the test, then look for what is left."""
     if not inspect.iscoroutinefunction(item.obj):
         raise pytest.UsageError(f"{item.nodeid} uses the cluster fixture: it must be an `async def` test")
-    cluster = Cluster(_short_directory(), item.path.parent)
+    cluster = Cluster(_short_directory(), item, os.environ.get(VARIABLE, ""))
     function = item.obj
     item.obj = _guarded(function, cluster, item)
     environment = _environment(cluster)

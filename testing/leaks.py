@@ -26,6 +26,9 @@ SETTLE_S = 3.0
 LOOP_OWNED = ("/dev/null", "anon_inode:[io_uring]")
 """Descriptors that libuv opens when it first listens or reads, and keeps as long as its loop."""
 
+SPARED_PROCESSES: set[int] = set()
+"""Process ids that belong to the whole test run, such as its nats-server."""
+
 
 class Kind(Enum):
     """What can be left behind."""
@@ -116,7 +119,8 @@ def _processes(token: str) -> Iterator[Item]:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
             marked = bool(token) and pid != own and _is_marked(pid, token)
-            if (int(fields[1]) == own or marked) and pid != _tracker_pid():
+            spared = pid == _tracker_pid() or pid in SPARED_PROCESSES
+            if (int(fields[1]) == own or marked) and not spared:
                 yield Item(Kind.PROCESS, (pid, fields[19]), f"pid {pid} {_command(pid, fields[0])}")
         except (OSError, IndexError):
             continue

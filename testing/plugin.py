@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .cluster import Cluster
+    from .nats_session import NatsForTest
 
 FOREIGN_MARKERS = ("asyncio", "anyio", "trio", "tornado", "twisted")
 """Markers of plug-ins that run coroutine tests themselves."""
@@ -83,3 +84,14 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
     with attached(request.node) as made:
         yield made
+
+
+@pytest.fixture
+def nats_server(request: pytest.FixtureRequest) -> NatsForTest:
+    """A real nats-server with JetStream, and a subject prefix of this test: see `callboard.testing.nats_session`.
+
+    The server is started with the first test of the process that needs it and stopped after the last.
+    """
+    from .nats_session import for_test
+
+    return for_test(request)

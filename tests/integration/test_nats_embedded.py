@@ -28,7 +28,7 @@ replicas = 2
 actors = ["echo"]
 count = 2
 """
-PLANES = ["tcp"]
+PLANES = ["tcp", "nats"]
 BACK_S = 30.0
 
 
