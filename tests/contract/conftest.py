@@ -1,5 +1,5 @@
 """The nodes of the conformance suite, for what only one plane promises."""
 
-from callboard.testing.conformance.fixtures import nodes
+from callboard.testing.conformance.fixtures import nodes, remote
 
-__all__ = ["nodes"]
+__all__ = ["nodes", "remote"]
