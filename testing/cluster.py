@@ -47,6 +47,8 @@ class Cluster:
         self.directory = directory
         self.beside = item.path.parent
         """Where the test file is; config files and the modules that they name are looked for here first."""
+        self.plane: str | None = None
+        """Plane of the systems for which the test names none; None: what environment and config say."""
         self.outer_mark = outer_mark
         """``CALLBOARD_TREE`` as it was before the test."""
         self._item = item
@@ -55,24 +57,29 @@ class Cluster:
         self._started = 0
 
     async def up(
-        self, source: str | Path, *, plane: str | None = None, fixed_ports: bool = False, **options: Any
+        self,
+        source: str | Path,
+        *,
+        plane: str | None = None,
+        fixed_ports: bool = False,
+        shared_nats: bool = True,
+        **options: Any,
     ) -> System:
         """Start what a config says and return when it is ready.
 
         ``source`` is the path of a config file, beside the test or from the working directory, or the text
         of one (TOML). Every argument called ``port`` becomes 0, chosen by the kernel, unless
         ``fixed_ports``; the addresses are in the system's announcements. What uses NATS uses that of the
-        test run, unless ``fixed_ports`` or ``nats_embedded``. ``options`` go to ``System.from_config``.
+        test run, or what config and environment say without ``shared_nats``. ``options`` go to ``System.from_config``.
         Raises what that and the start raise.
         """
         from callboard.supervisor.system import System
 
-        if options.get("nats_embedded") and plane is None:
-            plane = "nats"
+        plane = plane or ("nats" if options.get("nats_embedded") else self.plane)
         config = self._config(source, plane)
         if not fixed_ports:
             config = with_free_ports(config)
-        if needs_nats(config) and not fixed_ports and not options.get("nats_embedded"):
+        if shared_nats and needs_nats(config) and not options.get("nats_embedded"):
             config = replace(config, network=(await self.nats()).network(config.network))
         return await self._start(System.from_config(config, **options))
 
@@ -86,7 +93,7 @@ class Cluster:
 
         if "settings" not in options and not options.get("nats_embedded"):
             settings = NetworkSettings.from_env(os.environ)
-            plane = options.get("plane") or settings.request_plane
+            plane = options["plane"] = options.get("plane") or self.plane or settings.request_plane
             options["settings"] = (await self.nats()).network(settings) if plane == "nats" else settings
         return await self._start(System(**{"namespace": self._namespace(), **options}))
 

@@ -79,10 +79,14 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     They are closed at the end of the test, in its event loop, whether it passed or not. What is left then
     (a process, a socket, a file, a task, ...) fails the test by name. When the test fails, the logs of all
     processes are part of its report.
+
+    A test runs once per plane with ``@pytest.mark.parametrize("cluster", ["tcp", "nats"], indirect=True)``; it
+    needs no nats-server of its own.
     """
     from .cluster import attached
 
     with attached(request.node) as made:
+        made.plane = getattr(request, "param", None)
         yield made
 
 

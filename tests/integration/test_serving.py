@@ -20,6 +20,8 @@ from callboard.testing.cluster import Cluster
 from .http_for_tests import http, parsed, request, send, url_of
 from .waiting import until
 
+pytestmark = pytest.mark.parametrize("cluster", ["tcp", "nats"], indirect=True)
+
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 ANSWER = list(itertools.islice(words_of("user: Hello", None), 16))
 

@@ -26,6 +26,8 @@ from .http_for_tests import http, is_closed, parsed, request, send, url_of
 from .test_serving import HELLO, client_of, config, ends, gated, load_of
 from .waiting import until
 
+pytestmark = pytest.mark.parametrize("cluster", ["tcp", "nats"], indirect=True)
+
 STREAMS = 32
 """Of each kind, when a worker is killed: with a token, and without one."""
 

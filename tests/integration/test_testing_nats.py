@@ -22,6 +22,7 @@ USER = (
     """
         import os
         import nats
+        import pytest
         from callboard import Actor, System
         from callboard.transports.nats_settings import NatsSettings
 
@@ -41,6 +42,11 @@ USER = (
             assert all(p.address.startswith(f"nats://{cluster.token}.") for p in system.status().processes)
             assert await system.ref("echo").ask("hello") == "hello"
             note((await cluster.nats()).url)
+
+        @pytest.mark.parametrize("cluster", ["tcp", "nats"], indirect=True)
+        async def test_once_per_plane(cluster):
+            for system in (await cluster.up(CONFIG), await cluster.system()):
+                assert system.status().plane == cluster.plane
 
         async def test_a_plane_that_the_config_says(cluster):
             system = await cluster.up('request_plane = "nats"\\n' + CONFIG)
@@ -95,7 +101,7 @@ def test_tests_on_nats_need_no_set_up_and_share_one_server_that_ends_with_the_ru
     pytester.makepyfile(nats_actors=ACTORS)
     pytester.makepyfile(USER)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=9)
     urls = (tmp_path / "notes").read_text().split()
     assert len(urls) == 4
     assert len(set(urls)) == 1
