@@ -25,10 +25,13 @@ def kind(request):
 async def through(kind, directory):
     """Yield a proxy, and both ends of one connection through it: who dialled, and who was dialled."""
     before = look(directory=directory)
-    arrived = asyncio.Queue()
+    arrived, over = asyncio.Queue(), []
 
     async def accept(reader, writer):
-        await arrived.put((reader, writer))
+        if over:
+            writer.transport.abort()
+        else:
+            await arrived.put((reader, writer))
 
     if kind == "tcp":
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
@@ -41,8 +44,8 @@ async def through(kind, directory):
         with proxy:
             near, far = await dial(proxy), await arrived.get()
             yield proxy, near, far
-            writers = [near[1], far[1]] + [arrived.get_nowait()[1] for _ in range(arrived.qsize())]
-            for writer in writers:
+            over.append(True)
+            for writer in [near[1], far[1]] + [arrived.get_nowait()[1] for _ in range(arrived.qsize())]:
                 writer.transport.abort()
         server.close()
         (directory / "target").unlink(missing_ok=True)
