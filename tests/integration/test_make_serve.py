@@ -22,11 +22,11 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "serving" / "serve.
 LIMIT_S = 60.0
 
 
-async def lines_until(process: Process, wanted: str) -> list[str]:
+async def lines_until(process: Process, wanted: str, limit_s: float = LIMIT_S) -> list[str]:
     """What it printed up to the line with ``wanted`` in it."""
     assert process.stdout is not None
     lines: list[str] = []
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(limit_s):
         while not lines or wanted not in lines[-1]:
             line = await process.stdout.readline()
             assert line, f"it ended: {lines}"
