@@ -42,6 +42,8 @@ def read_network(
     """
     values = defaults() | {"nats": _nats(reader, environ, directory)}
     read = reader.table(NETWORK, reader.source.data.get("network", {}), keys.network_keys(), ("nats",))
+    if read.get("ipc_directory"):
+        read["ipc_directory"] = os.path.abspath(os.path.join(directory, read["ipc_directory"]))
     if mode is not None and _plane_is_valid(reader, mode, ("request_plane",)):
         read["request_plane"] = mode.lower()
     values |= _sound(reader, NETWORK, read, problems(values | read))

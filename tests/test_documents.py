@@ -121,3 +121,22 @@ def test_the_limits_in_the_contributing_guide_are_those_that_are_checked():
     guide = text("CONTRIBUTING.md")
     assert f"{report['FILE_LINES']} lines" in guide
     assert f"{report['FUNCTION_LINES']} lines" in guide
+
+
+def test_the_table_of_settings_is_what_the_classes_say():
+    table = runpy.run_path(str(ROOT / "tools" / "settings_table.py"))
+    assert text("docs/settings.md") == table["page"](), "python tools/settings_table.py > docs/settings.md"
+
+
+def test_the_table_of_settings_names_every_setting_and_every_variable():
+    import dataclasses
+
+    from callboard.transports import nats_settings, settings
+
+    page = text("docs/settings.md")
+    for cls in (settings.NetworkSettings, nats_settings.NatsSettings):
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "nats"]
+        assert [name for name in names if f"| `{name}` |" not in page] == []
+    variables = {*settings.VARIABLES, *nats_settings.VARIABLES}
+    variables |= {"DYN_REQUEST_PLANE", "DYN_EVENT_PLANE", "DYN_NAMESPACE"}
+    assert [name for name in variables if f"| `{name}` |" not in page] == []

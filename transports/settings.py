@@ -28,40 +28,48 @@ _DEFAULT_NATS = NatsSettings()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSettings:
-    """How one process talks to others."""
+    """How one process talks to others. What differs on nats stands behind "On nats:"."""
 
     request_plane: str = "tcp"
     """``DYN_REQUEST_PLANE``: scheme of the plane that the process listens on."""
     host: str = "127.0.0.1"
     """``DYN_TCP_RPC_HOST``: address to bind; one that is not loopback needs ``insecure``. ``auto`` is the address of
-    this machine that others can reach; with ``0.0.0.0`` and ``::`` it is the one that others are told."""
+    this machine that others can reach; with ``0.0.0.0`` and ``::`` it is the one that others are told.
+    On nats: no effect, nothing is bound."""
     port: int = 0
-    """``DYN_TCP_RPC_PORT``: port to bind; 0 lets the system choose."""
+    """``DYN_TCP_RPC_PORT``: port to bind; 0 lets the system choose. On nats: no effect, nothing is bound."""
     max_message_bytes: int = 32 * MIB
-    """``DYN_TCP_MAX_MESSAGE_SIZE``: checked by the sender, and by the receiver before it takes memory."""
+    """``DYN_TCP_MAX_MESSAGE_SIZE``: checked by the sender, and by the receiver before it takes memory.
+    On nats: the same; what is above the server's ``max_payload`` travels in pieces."""
     shrink_message_bytes: int = SHRINK_BYTES
     """``DYN_TCP_SHRINK_MESSAGE_SIZE``: memory of messages above this goes back to the system. Not above the limit of
-    a message; only the default may be, and then has no effect."""
+    a message; only the default may be, and then has no effect. On nats: no effect."""
     request_timeout_s: float = 10.0
     """``DYN_TCP_REQUEST_TIMEOUT``: deadline of an ask that names none."""
     pool_size: int = 50
-    """``DYN_TCP_POOL_SIZE``: idle links kept open; the one idle longest is closed above it."""
+    """``DYN_TCP_POOL_SIZE``: idle links kept open; the one idle longest is closed above it.
+    On nats: the same, although all links share one connection."""
     connect_timeout_s: float = 3.0
-    """``DYN_TCP_CONNECT_TIMEOUT``: limit for connection and handshake together."""
+    """``DYN_TCP_CONNECT_TIMEOUT``: limit for connection and handshake together.
+    On nats: the same, the way to the server included if there is no connection."""
     channel_buffer: int = 100
-    """``DYN_TCP_CHANNEL_BUFFER``: messages (batches) queued per link before it counts as full."""
+    """``DYN_TCP_CHANNEL_BUFFER``: messages (batches) queued per link before it counts as full.
+    On nats: the same, behind a window of bytes that the peer has not acknowledged."""
     insecure: bool = False
-    """Allow a bind that is not loopback without keys."""
+    """Allow a bind that is not loopback without keys.
+    On nats: allow a server that is not loopback without TLS and without credentials."""
     ipc: bool = True
-    """Use a unix socket between processes of one host."""
+    """Use a unix socket between processes of one host. On nats: no effect."""
     ipc_directory: str = ""
-    """Directory (mode 0700) for these sockets; empty: one of its own below the temporary directory."""
+    """Directory (mode 0700) for these sockets; empty: one of its own below the temporary directory.
+    On nats: no effect."""
     linger_s: float = 1.0
     """How long `close` waits for what is queued."""
     heartbeat_interval_s: float = 1.0
-    """How often a silent link is probed."""
+    """How often a silent link is probed. On nats: the same, and the connection to the server."""
     heartbeat_timeout_s: float = 3.0
-    """Silence after which a link counts as broken; at least twice the interval."""
+    """Silence after which a link counts as broken; at least twice the interval.
+    On nats: the same, and the connection to the server."""
     idle_close_s: float = 300.0
     """A link that has been idle for so long is closed."""
     strict_env: bool = False

@@ -193,3 +193,10 @@ def test_paths_of_the_environment_are_relative_to_the_working_directory(
     monkeypatch.chdir(tmp_path)
     nats = config_of(PLAIN, environ={"NATS_TLS_CA_CERT_PATH": "here.pem"}).network.nats
     assert nats.tls_ca_cert_path == os.path.abspath("here.pem")
+
+
+def test_the_directory_of_sockets_that_errors_tell_to_set_can_be_set(
+    config_of: Parse, tmp_path: Path
+) -> None:
+    config = config_of(f'{PLAIN}[network]\nipc_directory = "sockets"\n')
+    assert config.network.ipc_directory == str(tmp_path / "sockets")
