@@ -11,7 +11,7 @@ import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -234,6 +234,8 @@ def _shown(name: str, value: Any) -> str:
     if name in SECRETS:
         return "set (a secret, not shown)"
     if name == "servers" and isinstance(value, tuple | list):
+        if _holds_a_comma(value):
+            return "set (not shown, there seems to be a password in it)"
         return repr(", ".join(without_password(str(server)) for server in value))
     return repr(value)
 
@@ -248,7 +250,17 @@ def _read(name: str, text: str) -> Any:
     return read_flag(text) if _TYPES[name] is bool else _TYPES[name](text.strip())
 
 
+def _holds_a_comma(servers: Sequence[object]) -> bool:
+    """True if a password with a comma was taken for two servers: the second piece has its host, and no scheme."""
+    return any("@" in str(server) and "://" not in str(server) for server in servers)
+
+
 def _wrong_servers(servers: tuple[str, ...]) -> str:
+    if _holds_a_comma(servers):
+        return (
+            "; it must be nats://host:port or tls://host:port, several separated by commas; a password with a comma "
+            "cannot stand in it: set NATS_AUTH_USERNAME and NATS_AUTH_PASSWORD (username, password)"
+        )
     reasons = [f"{without_password(server)!r} {why}" for server in servers if (why := _wrong_server(server))]
     if servers and not reasons:
         return ""

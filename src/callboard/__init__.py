@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         TransportError,
         UnknownScheme,
     )
+    from .transports.nats_settings import NatsSettings
     from .transports.settings import NetworkSettings
 
 __version__ = "0.1.0"
@@ -77,6 +78,7 @@ __all__ = [
     "MailboxFull",
     "MailboxPolicy",
     "MissingExtra",
+    "NatsSettings",
     "NetworkSettings",
     "NoRoute",
     "NotRunning",
@@ -114,6 +116,7 @@ _HOMES = {
         "AddressInUse BadAddress Broken CallboardError Closed ConfigError ConnectTimeout HandshakeRefused"
         " LinkFull MissingExtra NoRoute TooLarge TransportError UnknownScheme"
     ),
+    "transports.nats_settings": "NatsSettings",
     "transports.settings": "NetworkSettings",
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names.split()}

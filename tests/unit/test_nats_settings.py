@@ -259,6 +259,12 @@ def test_no_secret_is_in_any_text():
     assert secret not in line
 
 
+def test_a_password_with_a_comma_in_a_url_is_not_shown_either():
+    (line,) = lines_of_env({"NATS_SERVER": "nats://ann:hush,hush@db:4222"})
+    assert "hush" not in line
+    assert "NATS_AUTH_PASSWORD" in line
+
+
 def test_settings_survive_pickle_replace_and_json(file):
     settings = NetworkSettings(
         nats=NatsSettings(servers=("tls://a:1", "tls://b:2"), token="t", tls_ca_cert_path=file, prefix="p"),
