@@ -135,6 +135,30 @@ class TooLarge(TransportError, ValueError):
         return type(self), (self.size_bytes, self.limit_bytes, self.setting)
 
 
+class StoredTooLarge(TooLarge):
+    """A durable message exceeds what the store takes as one message; nothing was sent."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int, setting: str) -> None:
+        super().__init__(size_bytes, limit_bytes, setting)
+        self.args = (
+            f"durable message of {size_bytes:,} bytes exceeds the limit of {limit_bytes:,} bytes; it is stored whole:"
+            f" raise {setting}, or ask instead of tell",
+        )
+
+
+class NotStored(TransportError):
+    """A durable message was not stored, or nobody knows whether it was (``maybe``)."""
+
+    def __init__(self, component: str, why: str, maybe: bool = False) -> None:
+        self.component, self.why, self.maybe = component, why, maybe
+        super().__init__(
+            f"a durable message to {component} was {'perhaps ' if maybe else ''}not stored: {why}"
+        )
+
+    def __reduce__(self) -> tuple[type[NotStored], tuple[str, str, bool]]:
+        return type(self), (self.component, self.why, self.maybe)
+
+
 class LinkFull(TransportError):
     """The bounded queue of a link is full; wait for ``link_writable``. Nothing was sent."""
 

@@ -1,12 +1,15 @@
 """The NATS subjects of a namespace. Pure.
 
-========================================  ==================================================================
-``{prefix}.{namespace}.{component}``      whoever of a component is free; its instances are a queue group
-``{prefix}.{namespace}.{component}.{i}``  one instance of a component
-``{prefix}.{namespace}._node.{node}``     one process
-``{prefix}.{namespace}._inbox.{node}.>``  what is answered to it
-``{prefix}.{namespace}._alive.{node}``    its signs of life
-========================================  ==================================================================
+=========================================  =================================================================
+``{prefix}.{namespace}.{component}``       whoever of a component is free; its instances are a queue group
+``{prefix}.{namespace}.{component}.{i}``   one instance of a component
+``{prefix}.{namespace}._node.{node}``      one process
+``{prefix}.{namespace}._inbox.{node}.>``   what is answered to it
+``{prefix}.{namespace}._alive.{node}``     its signs of life
+``{prefix}.{namespace}._durable.{c}.{i}``  what is stored for a component or an instance, see nats_durable.py
+``{prefix}.{namespace}._stored.{node}.>``  acknowledgements of what it had stored
+``{prefix}.{namespace}._pull.{node}.>``    what is delivered to it from there
+=========================================  =================================================================
 
 A name becomes one token: what is not a letter, a digit, ``-`` or ``_`` is written as ``=`` and two hexadecimal digits
 per byte, and so is a ``_`` at the beginning, which marks our own tokens.
@@ -75,3 +78,23 @@ class Subjects:
     def instance(self, component: str, index: int | None) -> str:
         """Where one instance listens; ``index`` is None for an actor whose name has no number."""
         return f"{self.root}.{token(component)}.{'_' if index is None else index}"
+
+    def durable(self, component: str, instance: int | str | None) -> str:
+        """What is stored for a component: for whichever instance is free (None), for one, or all of it (``>``)."""
+        return f"{self.root}._durable.{token(component)}.{'_' if instance is None else instance}"
+
+    def stored(self, node: str) -> str:
+        """What the subjects for acknowledgements of stored messages to a process begin with."""
+        return f"{self.root}._stored.{token(node)}"
+
+    def pull(self, node: str) -> str:
+        """What the subjects for deliveries of stored messages to a process begin with."""
+        return f"{self.root}._pull.{token(node)}"
+
+    def stream(self, component: str) -> str:
+        """Name of the JetStream stream of a component; different ones never share a name.
+
+        >>> Subjects("callboard", "demo").stream("worker"), Subjects("callboard", "a-b").stream("c.d")
+        ('callboard-demo-worker', 'callboard-a=2Db-c=2Ed')
+        """
+        return "-".join(token(name).replace("-", "=2D") for name in (self.prefix, self.namespace, component))

@@ -1,0 +1,419 @@
+"""Durable messages on JetStream: a stream for each component, pulled by its instances.
+
+Of a component ``c``, below ``{prefix}.{namespace}._durable.{c}``, in the stream ``{prefix}-{namespace}-{c}``:
+
+==========  ========================================  ============================
+subject     what is in it                             consumer
+==========  ========================================  ============================
+``._``      messages for whichever instance is free   ``any``, shared by all
+``.{i}``    messages for one instance                 ``only-{i}``, of its own
+``._dead``  dead letters                              none; for people and replay
+==========  ========================================  ============================
+
+Consumers have no limit of deliveries: the server would drop a message beyond it without a trace. The limit of the policy
+is held by who receives, which stores a dead letter first and then ends the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext, api
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
+
+from .base import Identity
+from .durable import Delivery, DurablePolicy, StoredMessage
+from .errors import NotStored, TransportError
+from .nats_connection import NatsConnection, acquire, release
+from .nats_log import API_S, NO_JETSTREAM, Item, NatsLog, NotReady, wire_size
+from .nats_pull import NatsDelivery, NatsPull
+from .nats_subjects import Subjects, token
+from .settings import NetworkSettings
+
+TICK_S = 0.1
+DEAD = "_dead"
+BURY_S = 60.0
+BURY_AGAIN_S = 5.0
+MOST_UNACKED = 65_536
+MOST_REQUESTS = 8_192
+WHY_CHARS = 500
+
+log = logging.getLogger("callboard.transports.nats")
+
+
+class NatsDurableStore:
+    """The logs of a system, as one node sees them; on the node's one connection to NATS."""
+
+    def __init__(self, identity: Identity, settings: NetworkSettings) -> None:
+        self._identity, self._settings = identity, settings
+        self._subjects = Subjects(settings.nats.prefix, identity.namespace)
+        self._inbox = self._subjects.stored(identity.node)
+        self._connection: NatsConnection | None = None
+        self._policies: dict[str, DurablePolicy] = {}
+        self._logs: dict[str, NatsLog] = {}
+        self._pulls: dict[NatsPull, Callable[[], Any]] = {}
+        """Each with what makes its consumer."""
+        self._lost: set[NatsPull] = set()
+        self._numbers = itertools.count(1)
+        self._unsaid: list[tuple[str, bytes]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._closed = False
+        self._dead = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<NatsDurableStore of {self._identity.name}, {len(self._logs)} logs, {len(self._pulls)} pulls>"
+        )
+
+    def statistics(self) -> dict[str, int]:
+        """See `DurableStore`."""
+        waiting = sum(len(entry.open) for entry in self._logs.values())
+        return {"not_stored_yet": waiting, "dead_letters": self._dead, "unsaid": len(self._unsaid)}
+
+    # -- the connection
+
+    @property
+    def is_up(self) -> bool:
+        """See `Writer`."""
+        return self._connection is not None and self._connection.is_up
+
+    @property
+    def client(self) -> Client:
+        """See `Writer`."""
+        return self._used().client
+
+    def publish(
+        self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None = None
+    ) -> None:
+        """See `Writer`."""
+        self._used().publish(subject, payload, reply, headers)
+
+    def say(self, subject: str, payload: bytes) -> None:
+        """See `Reader`: an acknowledgement is as good on the next connection."""
+        try:
+            self._used().publish(subject, payload)
+        except TransportError:
+            self._unsaid.append((subject, payload))
+
+    def later(self, work: Any) -> asyncio.Task[None]:
+        """See `Writer`."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _used(self) -> NatsConnection:
+        if self._connection is None:
+            self._connection = acquire(self._identity, self._settings)
+            self._connection.on_open.append(self._opened)
+            self.later(self._run(self._connection))
+        return self._connection
+
+    async def _run(self, connection: NatsConnection) -> None:
+        await connection.listen(f"{self._inbox}.*", self._acknowledged)
+        if connection.is_up:
+            self._opened()
+        while True:
+            if not connection.is_up and self._opening is None:
+                self._opening = self.later(self._open(connection))
+            now = monotonic()
+            for entry in self._logs.values():
+                entry.tick(now)
+            for pull in list(self._pulls):
+                if pull in self._lost and connection.is_up:
+                    self._lost.discard(pull)
+                    self.later(self._reopen(pull, self._pulls[pull]))
+                pull.tick(now)
+            await asyncio.sleep(TICK_S)
+
+    async def _open(self, connection: NatsConnection) -> None:
+        try:
+            with suppress(TransportError):  # the next tick tries again
+                await connection.open(max(1.0, self._settings.connect_timeout_s))
+        finally:
+            self._opening = None
+
+    def _opened(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for subject, payload in unsaid:
+            self.say(subject, payload)
+        for entry in self._logs.values():
+            entry.opened()
+        for pull, prepare in self._pulls.items():
+            self.later(self._reopen(pull, prepare))
+
+    async def _reopen(self, pull: NatsPull, prepare: Callable[[], Any]) -> None:
+        """The server may have come back without its store, or without this consumer."""
+        try:
+            await prepare()
+            await pull.open()
+        except (nats.errors.Error, TransportError) as error:
+            log.warning("no deliveries yet: %s", error)
+            if pull in self._pulls:
+                self._lost.add(pull)
+                await asyncio.sleep(TICK_S)
+
+    async def _js(self) -> JetStreamContext:
+        """JetStream, waiting for a connection if need be. Raises `TransportError`."""
+        connection = self._used()
+        await connection.open(max(1.0, self._settings.nats.startup_connect_timeout_s))
+        return connection.client.jetstream(timeout=API_S)
+
+    # -- writing
+
+    def declare(self, component: str, policy: DurablePolicy) -> None:
+        """See `DurableStore`."""
+        self._policies[component] = policy
+        if component in self._logs:
+            self._logs[component].policy = policy
+
+    def store(
+        self, component: str, instance: int | None, payload: bytes, message_id: str, deadline: float
+    ) -> asyncio.Future[int]:
+        """See `DurableStore`."""
+        return self._add(component, instance, payload, {"Nats-Msg-Id": message_id}, deadline)
+
+    def _add(
+        self,
+        component: str,
+        place: int | str | None,
+        payload: bytes,
+        headers: dict[str, str],
+        deadline: float,
+    ) -> asyncio.Future[int]:
+        entry = self._log(component)
+        entry.check(wire_size(payload, headers))
+        number = next(self._numbers)
+        reply = f"{self._inbox}.{number}-{token(component)}"
+        subject = self._subjects.durable(component, place)
+        return entry.add(Item(number, subject, payload, headers, reply, deadline))
+
+    def _log(self, component: str) -> NatsLog:
+        self._used()
+        found = self._logs.get(component)
+        if found is None:
+            subjects = self._subjects
+            found = self._logs[component] = NatsLog(
+                self,
+                component,
+                subjects.stream(component),
+                subjects.durable(component, ">"),
+                self._policies.get(component, DurablePolicy()),
+            )
+        return found
+
+    def _acknowledged(self, message: Msg) -> None:
+        number, _, name = message.subject.rpartition(".")[2].partition("-")
+        is_nobody = (message.headers or {}).get("Status") == "503"
+        for component, entry in self._logs.items():
+            if token(component) == name and number.isdecimal():
+                entry.acknowledged(int(number), message.data, is_nobody)
+
+    def bury(self, message: NatsDelivery, why: str) -> None:
+        """See `Reader`."""
+        self.later(self._bury(message, why))
+
+    async def _bury(self, message: NatsDelivery, why: str) -> None:
+        headers = {
+            "Nats-Msg-Id": f"dead-{message.sequence}",
+            "Callboard-Subject": message.subject,
+            "Callboard-Sequence": str(message.sequence),
+            "Callboard-Message-Id": message.message_id,
+            "Callboard-Deliveries": str(message.count),
+            "Callboard-Reason": " ".join(why.split())[:WHY_CHARS]
+            .encode("ascii", "backslashreplace")
+            .decode(),
+        }
+        deadline = monotonic() + BURY_S
+        try:
+            try:
+                stored = self._add(message.component, DEAD, message.payload, headers, deadline)
+            except TransportError:  # too large with these headers: its sequence says where it is
+                stored = self._add(message.component, DEAD, b"", headers, deadline)
+            await stored
+        except TransportError as error:
+            log.error("a dead letter could not be stored: %s", error)
+            message.again(BURY_AGAIN_S)
+            return
+        self._dead += 1
+        message.end()
+
+    # -- reading
+
+    async def receive(self, component: str, instance: int | None, take: Callable[[Delivery], None]) -> Intake:
+        """See `DurableStore`."""
+        await self._js()
+        places = [None] if instance is None else [None, instance]
+        pulls = [await self._pull(component, place, take) for place in places]
+        return Intake(self, pulls)
+
+    async def _pull(self, component: str, instance: int | None, take: Callable[[Delivery], None]) -> NatsPull:
+        stream, name = self._subjects.stream(component), "any" if instance is None else f"only-{instance}"
+
+        async def prepare() -> None:
+            await self._prepare(component, stream, name, self._subjects.durable(component, instance))
+
+        await prepare()
+        pull = NatsPull(
+            self,
+            component,
+            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}",
+            f"{self._subjects.pull(self._identity.node)}.{next(self._numbers)}",
+            take,
+            lost=lambda: self._lost.add(pull),
+        )
+        self._pulls[pull] = prepare
+        await pull.open()
+        return pull
+
+    async def _prepare(self, component: str, stream: str, name: str, subject: str) -> None:
+        entry = self._log(component)
+        js = await self._js()
+        await entry.prepare()
+        config = api.ConsumerConfig(
+            name=name,
+            durable_name=name,
+            deliver_policy=api.DeliverPolicy.ALL,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=entry.policy.ack_wait_s,
+            max_deliver=-1,
+            filter_subject=subject,
+            max_ack_pending=MOST_UNACKED,
+            max_waiting=MOST_REQUESTS,
+        )
+        try:
+            await js.add_consumer(stream, config)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise _judged(stream, error) from None
+
+    def forget(self, pull: NatsPull) -> None:
+        """This pull is closed."""
+        self._pulls.pop(pull, None)
+        self._lost.discard(pull)
+
+    # -- history
+
+    async def bounds(self, component: str) -> tuple[int, int]:
+        """See `DurableStore`."""
+        stream = self._subjects.stream(component)
+        try:
+            state = (await (await self._js()).stream_info(stream)).state
+        except NotFoundError:
+            return 1, 0
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise _judged(stream, error) from None
+        return state.first_seq, state.last_seq
+
+    async def sequence_at(self, component: str, since_s: float) -> int:
+        """See `DurableStore`: the times in a log grow, so that halving finds it."""
+        low, last = await self.bounds(component)
+        high = last + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = await self._message(component, middle, ">")
+            if found is None or found.seq is None or found.time is None:
+                high = middle
+            elif found.time.timestamp() >= since_s:
+                high = middle
+            else:
+                low = found.seq + 1
+        return low
+
+    async def history(
+        self, component: str, first: int, last: int, *, dead: bool = False
+    ) -> AsyncIterator[StoredMessage]:
+        """See `DurableStore`."""
+        buried = self._subjects.durable(component, DEAD)
+        sequence = max(1, first)
+        while sequence <= last:
+            found = await self._message(component, sequence, DEAD if dead else "*")
+            if found is None or found.seq is None or found.seq > last:
+                return
+            sequence = found.seq + 1
+            subject = found.subject or ""
+            if (subject == buried) is not dead:
+                continue
+            headers = found.headers or {}
+            place = (headers.get("Callboard-Subject", "") if dead else subject).rpartition(".")[2]
+            yield StoredMessage(
+                payload=found.data or b"",
+                sequence=found.seq,
+                instance=int(place) if place.isdecimal() else None,
+                message_id=headers.get("Callboard-Message-Id" if dead else "Nats-Msg-Id", ""),
+                stored_at_s=found.time.timestamp() if found.time else 0.0,
+            )
+
+    async def _message(self, component: str, sequence: int, place: str) -> api.RawStreamMsg | None:
+        """The first message at or after a sequence, None if there is none."""
+        stream, subject = self._subjects.stream(component), self._subjects.durable(component, place)
+        try:
+            return await (await self._js()).get_msg(stream, seq=sequence, subject=subject, next=True)
+        except NotFoundError:
+            return None
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise _judged(stream, error) from None
+
+    # -- the end
+
+    async def close(self) -> None:
+        """See `DurableStore`."""
+        if self._closed:
+            return
+        self._closed = True
+        connection = self._connection
+        if connection is None:
+            return
+        if waiting := [future for entry in self._logs.values() for future in entry.open]:
+            await asyncio.wait(waiting, timeout=self._settings.linger_s)
+        for future in [future for entry in self._logs.values() for future in entry.open]:
+            if not future.done():
+                future.set_exception(
+                    NotStored("a closed process", "it ended before the message was stored", True)
+                )
+        for pull in list(self._pulls):
+            await pull.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        connection.on_open.remove(self._opened)
+        connection.ignore(f"{self._inbox}.*")
+        await release(connection)
+
+
+class Intake:
+    """One instance's way to its messages: those for whichever is free, and its own. See `durable.Intake`."""
+
+    def __init__(self, store: NatsDurableStore, pulls: list[NatsPull]) -> None:
+        self._store, self._pulls = store, pulls
+
+    def want(self, free: int, most: int) -> None:
+        """See `durable.Intake`: each of both may bring so many; who receives has room for twice that."""
+        for pull in self._pulls:
+            pull.want(free, most)
+
+    async def close(self) -> None:
+        """See `durable.Intake`."""
+        pulls, self._pulls = self._pulls, []
+        for pull in pulls:
+            await pull.close()
+            self._store.forget(pull)
+
+
+def _judged(stream: str, error: Exception) -> TransportError:
+    if isinstance(error, ServiceUnavailableError):
+        return NotReady(stream, error.description or NO_JETSTREAM)
+    if isinstance(error, APIError):
+        return NotReady(stream, error.description or str(error))
+    return NotReady(stream, str(error) or type(error).__name__)
