@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from .current import is_cancelled
+from .current import DeliveryFacts, delivery, is_cancelled
 from .policy import StopReason
 from .ref import Ref
 
@@ -56,6 +56,11 @@ class ActorContext:
         """True if the caller of the message being handled has left; for blocking handlers to look at."""
         return is_cancelled()
 
+    @property
+    def delivery(self) -> DeliveryFacts | None:
+        """Sequence, count and id of the durable message being handled; None while another one is."""
+        return delivery()
+
     def announce(self, text: str) -> None:
         """Show a line to whoever started the system, for example the URL where this actor listens."""
         self._announce(text)
@@ -77,6 +82,15 @@ class Actor:
 
     async def on_stop(self, reason: StopReason) -> None:
         """Called after the last message."""
+
+
+def objection(cls: Any) -> str:
+    """What keeps a class from being started as an actor; empty if nothing does."""
+    if not (isinstance(cls, type) and issubclass(cls, Actor)):
+        return f"{cls!r} is not a class that derives from callboard.Actor"
+    if type(cls.concurrency) is not int or cls.concurrency < 1:
+        return f"{cls.__name__}.concurrency is {cls.concurrency!r}; it must be a whole number above 0"
+    return ""
 
 
 def blocking(function: F) -> F:

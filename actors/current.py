@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from .mailbox import Letter
 
@@ -21,3 +22,23 @@ def is_cancelled() -> bool:
     """True if whoever asked for the message that is being handled has left; for blocking handlers."""
     letter = CURRENT.get()
     return letter is not None and letter.cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryFacts:
+    """What is known of a durable message while it is handled."""
+
+    sequence: int
+    """Its place among the stored messages of the component; another delivery of it has the same."""
+    count: int
+    """Which delivery of it this is, from 1; above 1 its handler may have run before, in part or in full."""
+    message_id: str
+    stored_at_s: float
+    """When it was stored, in seconds since 1970, by the clock of the store."""
+
+
+def delivery() -> DeliveryFacts | None:
+    """Facts of the durable message that is being handled; None for any other message."""
+    letter = CURRENT.get()
+    extra = None if letter is None else letter.extra
+    return extra if isinstance(extra, DeliveryFacts) else None

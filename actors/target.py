@@ -30,7 +30,7 @@ class Host(Protocol):
 class Target:
     """One name as seen from one node: an instance has one way, a component takes turns among its own."""
 
-    __slots__ = ("_epoch", "_host", "_routes", "_turn", "is_component", "name")
+    __slots__ = ("_epoch", "_host", "_routes", "_turn", "durable", "is_component", "name")
 
     def __init__(self, host: Host, name: str, *, is_component: bool) -> None:
         self._host = host
@@ -39,6 +39,8 @@ class Target:
         self._turn = 0
         self.name = name
         self.is_component = is_component
+        self.durable = False
+        """Tells to it are stored."""
 
     def __repr__(self) -> str:
         return f"<Target {self.name}, {len(self.locations())} instances>"

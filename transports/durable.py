@@ -142,8 +142,8 @@ class DurableStore(Protocol):
         """Append a message; the future gets its sequence when it is stored.
 
         Messages of one component are stored in the order of these calls. While the store is away they are sent again
-        until ``deadline`` (monotonic clock); a message that is sent again is stored once. Raises `TooLarge` at once if
-        the limit is known, else the future does; it raises `NotStored` for what else goes wrong. Cancelling it gives up.
+        until ``deadline`` (monotonic clock); a message that is sent again is stored once. Raises `StoredTooLarge` at
+        once if the limit is known, else the future does, and `NotStored` for all else. Cancelling it gives up.
         """
 
     async def receive(self, component: str, instance: int | None, take: Callable[[Delivery], None]) -> Intake:

@@ -10,8 +10,8 @@ subject     what is in it                             consumer
 ``._dead``  dead letters                              none; for people and replay
 ==========  ========================================  ============================
 
-Consumers have no limit of deliveries: the server would drop a message beyond it without a trace. The limit of the policy
-is held by who receives, which stores a dead letter first and then ends the message.
+Consumers have no limit of deliveries: the server would drop a message beyond it without a trace. The limit of the
+policy is held by who receives: it stores a dead letter, and then ends the message.
 """
 
 from __future__ import annotations
@@ -321,9 +321,7 @@ class NatsDurableStore:
         while low < high:
             middle = (low + high) // 2
             found = await self._message(component, middle, ">")
-            if found is None or found.seq is None or found.time is None:
-                high = middle
-            elif found.time.timestamp() >= since_s:
+            if found is None or not found.seq or not found.time or found.time.timestamp() >= since_s:
                 high = middle
             else:
                 low = found.seq + 1

@@ -1,7 +1,7 @@
 """The log of one component: a JetStream stream, and what this process has written to it and not yet heard of.
 
-Messages leave in the order given. What is not acknowledged is sent again in that order, under the same message id, after
-a new connection, a full stream or a long silence; within the duplicate window the server stores it once.
+Messages leave in the order given. What is not acknowledged is sent again in that order, under the same message id,
+after a new connection, a full stream or a long silence; within the duplicate window the server stores it once.
 """
 
 from __future__ import annotations

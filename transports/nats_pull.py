@@ -161,16 +161,17 @@ class NatsPull:
 
     async def _received(self, message: Msg) -> None:
         self._heard_s = monotonic()
-        number = int(message.subject.rpartition(".")[2])
-        status = (message.headers or {}).get("Status")
-        if status is not None:
-            self._ended(number, status, (message.headers or {}).get("Description", ""))
+        headers = message.headers or {}
+        if (status := headers.get("Status")) is not None:
+            number = message.subject.rpartition(".")[2]  # a message from the stream keeps its own subject
+            self._ended(int(number), status, headers.get("Description", ""))
             return
-        left = self._open.get(number, 0)
-        if left > 1:
-            self._open[number] = left - 1
-        else:
-            self._open.pop(number, None)
+        for number, left in self._open.items():  # requests are served in turn
+            if left > 1:
+                self._open[number] = left - 1
+            else:
+                del self._open[number]
+            break
         self._free -= 1
         try:
             delivery = NatsDelivery(self._reader, self._component, message)
@@ -207,6 +208,6 @@ class NatsPull:
             return
         try:
             async with asyncio.timeout(CLOSE_S):
-                await subscription.drain()
+                await subscription.drain()  # type: ignore[no-untyped-call]
         except (Error, OSError, TimeoutError, TransportError) as error:
             log.debug("a pull ended with its connection: %s", error)
