@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from time import monotonic
 from typing import Any, TypeVar
 
 from callboard.transports.base import Identity, Link
@@ -22,12 +23,13 @@ from callboard.transports.errors import CallboardError, TransportError
 from callboard.transports.manager import NetworkManager
 from callboard.transports.settings import NetworkSettings
 
-from .actor import Actor, ActorContext
+from .actor import Actor, ActorContext, objection
 from .cell import Cell, State
 from .codec import Codec
 from .current import CURRENT
 from .deadlines import Sweeper
 from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location, split_name
+from .durable import Durables
 from .errors import ActorStopped, ActorUnavailable, StartFailed
 from .local import LocalOrigin, LocalRoute
 from .origin import Origin
@@ -88,7 +90,7 @@ class Node:
         self._numbers = itertools.count(1)
         self._local = LocalOrigin(self)
         self._by_name: dict[str, Cell] = {}
-        self._targets: dict[str, Target] = {}
+        self.targets: dict[str, Target] = {}
         self._peers: dict[str, Peer] = {}
         self._sessions: dict[Link, Peer | Origin] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,6 +104,7 @@ class Node:
             max_message_bytes=self.settings.max_message_bytes,
         )
         self._network = NetworkManager(self.settings, identity, self, listen=listen)
+        self.durables = Durables(self, self._network.durable_store)
 
     def __repr__(self) -> str:
         return f"<Node {self.id} at {self.address or 'no address'}, {len(self.cells)} actors, {len(self._peers)} peers>"
@@ -162,10 +165,7 @@ class Node:
             raise StartFailed("this node was closed", actor=name)
         if name in self._by_name:
             raise StartFailed("an actor of this name runs in this process already", actor=name)
-        if not (isinstance(cls, type) and issubclass(cls, Actor)):
-            raise StartFailed(f"{cls!r} is not a class that derives from callboard.Actor", actor=name)
-        if type(cls.concurrency) is not int or cls.concurrency < 1:
-            why = f"{cls.__name__}.concurrency is {cls.concurrency!r}; it must be a whole number above 0"
+        if why := objection(cls):
             raise StartFailed(why, actor=name)
         policy = mailbox or MailboxPolicy()
         location = Location(
@@ -184,10 +184,11 @@ class Node:
         try:
             cell.actor = self._build(cls, args, kwargs, cell)
             await cell.actor.on_start()
-            if cell.state is not State.STARTING:
-                raise ActorStopped("it was stopped while it started")
+            _must_be_starting(cell)
+            await self.durables.receive(cell)
             if self._network.exposes:
                 await self._network.expose(endpoint_of(self, cell))
+                _must_be_starting(cell)
         except BaseException as error:
             await self._discard(cell)
             if not isinstance(error, Exception):
@@ -230,14 +231,21 @@ class Node:
         """
         cell = self._by_name.get(name)
         if cell is not None:
+            until_s = monotonic() + grace_s
             self.directory.remove(name, cell.location.incarnation, f"it was stopped ({reason.value})")
-            await cell.stop(reason, grace_s)
+            await self._shut(cell, grace_s)
+            await cell.stop(reason, max(0.0, until_s - monotonic()))
             await self._discard(cell)
 
+    async def _shut(self, cell: Cell, grace_s: float = 0.0) -> None:
+        """The store and strangers go to others now; what strangers have asked is done."""
+        await self.durables.stop(cell)
+        await self._network.withdraw(cell.location.name, grace_s)
+
     async def _discard(self, cell: Cell) -> None:
+        await self._shut(cell)
         if cell.state is not State.STOPPED:
             await cell.stop(StopReason.FAILED, 0)
-        self._network.withdraw(cell.location.name)
         cell.actor = None  # ways that nobody has looked at since still know the cell
         self.cells.pop(cell.location.number, None)
         if self._by_name.get(cell.location.name) is cell:
@@ -258,6 +266,7 @@ class Node:
 
     async def _stop_failed(self, cell: Cell, error: BaseException) -> None:
         try:
+            await self._shut(cell)
             await cell.stop(StopReason.FAILED, 0)
         finally:  # whoever supervises must hear of it, however the stop went
             try:
@@ -285,9 +294,10 @@ class Node:
 
     def target(self, name: str) -> Target:
         """What a name stands for; one object per name."""
-        target = self._targets.get(name)
+        target = self.targets.get(name)
         if target is None:
-            target = self._targets[name] = Target(self, name, is_component=split_name(name)[1] is None)
+            target = self.targets[name] = Target(self, name, is_component=split_name(name)[1] is None)
+            target.durable = name in self.durables
         return target
 
     def _ref_from_wire(self, fields: list[Any]) -> Ref[Any]:
@@ -417,8 +427,14 @@ class Node:
             "open_streams": len(self.readers),
             "late_answers": self.pending.late,
             "dropped_tells": self.dropped_tells,
+            "durable": self.durables.statistics(),
             "network": {name: asdict(counts) for name, counts in self._network.statistics().items()},
         }
+
+
+def _must_be_starting(cell: Cell) -> None:
+    if cell.state is not State.STARTING:
+        raise ActorStopped("it was stopped while it started")
 
 
 def _ref_to_wire(ref: Ref[Any]) -> list[Any]:

@@ -3,22 +3,27 @@
     {"method": "load", "args": [1], "kwargs": {"b": 2}, "deadline_s": 0.5}
 
 All but the method may be missing. The answer is the result in JSON, or ``{"error": {"type", "message", "executed"}}``
-and a code as in HTTP.
+and a code as in HTTP. A request goes to this incarnation and no other, whatever the directory says of its name.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
+from collections.abc import Awaitable
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
 import orjson
 
 from callboard.transports.base import Answer, Endpoint
-from callboard.transports.errors import CallboardError
+from callboard.transports.setting_rules import LONGEST_S
+from callboard.transports.settings import NetworkSettings
 
 from .cell import Cell
-from .directory import split_name
+from .directory import Location, split_name
 from .errors import (
     ActorNotFound,
     ActorStopped,
@@ -28,7 +33,8 @@ from .errors import (
     MailboxFull,
     UnknownMethod,
 )
-from .signature import unknown_method
+from .policy import Executed
+from .target import Route
 
 CODES: dict[type[BaseException], int] = {
     BadArguments: 400,
@@ -41,6 +47,8 @@ CODES: dict[type[BaseException], int] = {
 }
 """Errors that are not the handler's, and what they are called in HTTP; everything else is 500."""
 
+log = logging.getLogger("callboard.actors")
+
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What a stranger asks for."""
@@ -51,11 +59,22 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     deadline_s: float | None = None
 
 
+class BadRequest(Exception):
+    """What a stranger has sent is no request."""
+
+
 class Host(Protocol):
     """What this module needs from its node."""
 
-    def ref(self, name: str, cls: Any = ...) -> Any:
-        """Return a reference to an actor."""
+    settings: NetworkSettings
+    dropped_tells: int
+
+    @property
+    def ask_deadline_s(self) -> float:
+        """Deadline of an ask that names none."""
+
+    def route(self, location: Location) -> Route:
+        """The way to one actor incarnation."""
 
 
 _decode = msgspec.json.Decoder(Request).decode
@@ -63,61 +82,162 @@ _decode = msgspec.json.Decoder(Request).decode
 
 def endpoint_of(host: Host, cell: Cell) -> Endpoint:
     """Return an actor as a plane shows it to strangers."""
-    name = cell.location.name
+    name, cls = cell.location.name, cell.cls
     component, index = split_name(name)
-
-    async def ask(body: bytes) -> Answer:
-        return await answer(host, cell, body)
-
+    entrance = Entrance(host, cell)
+    about = (inspect.getdoc(cls) or "").partition("\n")[0]
     return Endpoint(
         name=name,
         component=component,
         index=index,
         incarnation=cell.location.incarnation,
-        methods={method: _signature(cell.cls, method) for method in cell.methods},
+        actor_class=f"{cls.__module__}:{cls.__qualname__}",
+        summary=f"{cls.__name__}: {about}" if about else cls.__name__,
+        methods={method.name: str(method.signature) for method in cell.methods.values()},
         statistics=cell.statistics,
-        ask=ask,
+        waiting=lambda: len(cell.mailbox) + cell.running,
+        ask=entrance.ask,
+        tell=entrance.tell,
     )
 
 
-def _signature(cls: type, method: str) -> str:
-    try:
-        return str(inspect.signature(getattr(cls, method)))
-    except (TypeError, ValueError):
-        return "(...)"
+class Entrance:
+    """Where the requests of strangers to one actor come in; whatever goes wrong with one is in its answer."""
 
+    __slots__ = ("_cell", "_host")
 
-async def answer(host: Host, cell: Cell, body: bytes) -> Answer:
-    """Let the actor handle one request; whatever goes wrong is in the answer."""
-    try:
-        request = _decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return _error(400, "BadRequest", f"not a request in JSON: {error}")
-    method = cell.methods.get(request.method)
-    if method is None:
-        return _error(404, "UnknownMethod", unknown_method(cell.cls, request.method, streams=False))
-    if method.streams:
-        return _error(
-            400,
-            "UnknownMethod",
-            f"{request.method} answers with a stream; only single answers are given here",
-        )
-    ref = host.ref(cell.location.name, cell.cls)
-    if request.deadline_s is not None:
+    def __init__(self, host: Host, cell: Cell) -> None:
+        self._host = host
+        self._cell = cell
+
+    def __repr__(self) -> str:
+        return f"<Entrance to {self._cell.location.name}>"
+
+    def ask(self, body: bytes) -> Awaitable[Answer]:
+        """See `Endpoint.ask`."""
         try:
-            ref = ref.options(deadline_s=request.deadline_s)
-        except (CallboardError, ValueError) as error:
-            return _error(400, "BadRequest", str(error))
+            request = self._read(body)
+            budget_s = self._host.ask_deadline_s if request.deadline_s is None else request.deadline_s
+            deadline = monotonic() + budget_s
+            route = self._host.route(self._cell.location)
+            if route.crowded:
+                return _ask_with_room(route, request, deadline)
+            return _ask(route, request, deadline)
+        except Exception as error:
+            return _already(refusal(error))
+
+    def tell(self, body: bytes) -> Answer:
+        """See `Endpoint.tell`."""
+        try:
+            request = self._read(body)
+            if request.deadline_s is not None:
+                raise BadRequest("nobody waits for an answer to this request, so it takes no deadline_s")
+            route = self._host.route(self._cell.location)
+            route.tell(request.method, tuple(request.args), request.kwargs, None)
+        except Exception as error:
+            answer = refusal(error)
+            self._host.dropped_tells += 1
+            log.warning("dropped a tell of a stranger to %s: %s", self._cell.location.name, answer.error)
+            return answer
+        return Answer(body=b"")
+
+    def _read(self, body: bytes) -> Request:
+        limit = self._host.settings.max_message_bytes
+        if len(body) > limit:
+            raise BadRequest(
+                f"it has {len(body):,} bytes; the limit is {limit:,} (network.max_message_bytes)"
+            )
+        try:
+            request = _decode(body)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise BadRequest(f"not a request in JSON: {error}") from None
+        if request.deadline_s is not None and not 0 < request.deadline_s <= LONGEST_S:
+            raise BadRequest(
+                f"deadline_s is {request.deadline_s}; it must be above 0 and at most {LONGEST_S:,.0f}"
+            )
+        method = self._cell.methods.get(request.method)
+        if method is not None and method.streams:
+            raise BadRequest(
+                f"{request.method} answers with a stream; strangers get single answers only. Give the actor a "
+                "method that returns a list"
+            )
+        return request
+
+
+def _ask(route: Route, request: Request, deadline: float) -> Awaitable[Answer]:
+    args = tuple(request.args)
+    call_id, future = route.ask(
+        request.method, args, request.kwargs, max(0.001, deadline - monotonic()), deadline, None
+    )
+    return _outcome(route, call_id, future)
+
+
+async def _outcome(route: Route, call_id: int, future: asyncio.Future[Any]) -> Answer:
     try:
-        value = await ref.ask(request.method, *request.args, **request.kwargs)
-        return Answer(body=orjson.dumps(msgspec.to_builtins(value)))
+        value = await future
+    except asyncio.CancelledError:
+        route.cancel(call_id)
+        raise
     except Exception as error:
-        code = next((code for kind, code in CODES.items() if isinstance(error, kind)), 500)
-        executed = getattr(getattr(error, "executed", None), "value", "yes")
-        return _error(code, type(error).__name__, str(error), executed)
+        return refusal(error)
+    return result(value)
 
 
-def _error(code: int, kind: str, message: str, executed: str = "never") -> Answer:
-    line = " ".join(f"{kind}: {message}".split())
-    facts = {"type": kind, "message": message, "executed": executed}
-    return Answer(body=orjson.dumps({"error": facts}), code=code, error=line)
+async def _ask_with_room(route: Route, request: Request, deadline: float) -> Answer:
+    where = route.location
+    try:
+        async with asyncio.timeout(deadline - monotonic()):
+            has_room = await route.room()
+    except TimeoutError:
+        late = DeadlineExceeded("there was no room in its mailbox in time", executed=Executed.NEVER)
+        return refusal(late)
+    if not has_room:
+        return refusal(ActorStopped("it is stopping", actor=where.name, incarnation=where.incarnation))
+    try:
+        waiting = _ask(route, request, deadline)
+    except Exception as error:
+        return refusal(error)
+    return await waiting
+
+
+async def _already(answer: Answer) -> Answer:
+    return answer
+
+
+def result(value: Any) -> Answer:
+    """Return what a handler returned as JSON, or an answer that says why there is none for it."""
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+        return Answer(body=orjson.dumps(plain))
+    except Exception as error:  # of a model's own code, too
+        return Answer.failure(
+            500, type(error).__name__, f"the result cannot be written as JSON: {_text(error)}", "yes"
+        )
+
+
+def refusal(error: Exception) -> Answer:
+    """Return what a stranger is told of an error, and the code for it."""
+    if isinstance(error, BadRequest):
+        return Answer.failure(400, "BadRequest", _text(error))
+    executed = getattr(getattr(error, "executed", None), "value", "yes")
+    code = next((code for kind, code in CODES.items() if isinstance(error, kind)), 500)
+    if executed == "yes" and code < 500:  # of something that the handler itself has asked
+        code = 500
+    return Answer.failure(code, type(error).__name__, _text(error), executed)
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec calls for a class that it does not know: models of pydantic, arrays, numbers of numpy."""
+    for name in ("model_dump", "tolist"):
+        convert = getattr(value, name, None)
+        if convert is not None and not isinstance(value, type):
+            return convert()
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _text(error: Exception) -> str:
+    try:
+        text = str(error)
+    except Exception:  # of a class derived by a user
+        return "its text cannot be had"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import orjson
+
 from .errors import TransportError
 from .settings import NetworkSettings
 
@@ -46,6 +48,8 @@ class Capabilities:
     """The plane itself notices a dead peer; without it the supervisor's push is all there is."""
     endpoints: bool = False
     """Each actor has an address of its own: its servers are `EndpointServer`, its links have a `LaneLink.lane`."""
+    durable: bool = False
+    """It can store messages: it is a `callboard.transports.durable.DurablePlane`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +179,14 @@ class Answer:
     body: bytes
     code: int = 200
     error: str = ""
+    """One line, empty if all is well."""
+
+    @classmethod
+    def failure(cls, code: int, kind: str, message: str, executed: str = "never") -> Answer:
+        """Return what tells a stranger what went wrong, and whether a handler ran (never, maybe, yes)."""
+        facts = {"type": kind, "message": message, "executed": executed}
+        body = orjson.dumps({"error": facts})
+        return cls(body=body, code=code, error=" ".join(f"{kind}: {message}".split()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,12 +198,20 @@ class Endpoint:
     index: int | None
     """Number of the instance within the component, None if the name has none."""
     incarnation: int
+    actor_class: str
+    """``module:name``, for people."""
+    summary: str
+    """What it is, in one line, for people."""
     methods: Mapping[str, str]
     """Name and signature of each method, for people."""
     statistics: Callable[[], Mapping[str, Any]]
     """Counters, as plain data."""
+    waiting: Callable[[], int]
+    """How many messages wait for it or run, whoever sent them."""
     ask: Callable[[bytes], Awaitable[Answer]]
-    """Takes a request in JSON."""
+    """Takes a request in JSON: delivers it at the call, so that the order stays; what is returned gives the answer."""
+    tell: Callable[[bytes], Answer]
+    """Delivers a request in JSON that nobody waits for; says whether it was taken, and has logged it if not."""
 
 
 @runtime_checkable
@@ -201,8 +221,12 @@ class EndpointServer(RequestPlaneServer, Protocol):
     async def expose(self, endpoint: Endpoint) -> None:
         """Give an actor its address; returns when it can be reached there. Raises `TransportError`."""
 
-    def withdraw(self, name: str) -> None:
-        """Take the address back; nothing happens if there is none."""
+    async def withdraw(self, name: str, grace_s: float = 0.0) -> None:
+        """Take the address back; nothing happens if there is none.
+
+        Returns when what had come there was delivered, and what strangers had asked was answered or ``grace_s`` seconds
+        are over. The actor takes mail until then.
+        """
 
 
 @runtime_checkable

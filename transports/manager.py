@@ -13,7 +13,8 @@ from .base import (
     RequestPlaneClient,
     RequestPlaneServer,
 )
-from .errors import Closed, TransportError
+from .durable import DurablePlane, DurableStore
+from .errors import Closed, ConfigError, TransportError
 from .registry import get_plane
 from .settings import NetworkSettings
 
@@ -39,6 +40,7 @@ class NetworkManager:
         self._scheme = plane or settings.request_plane
         self._server: RequestPlaneServer | None = None
         self._clients: dict[str, RequestPlaneClient] = {}
+        self._store: DurableStore | None = None
         self._closed = False
         if listen:
             self._server = get_plane(self._scheme).server(identity, handler, settings)
@@ -61,10 +63,10 @@ class NetworkManager:
         if isinstance(self._server, EndpointServer):
             await self._server.expose(endpoint)
 
-    def withdraw(self, name: str) -> None:
+    async def withdraw(self, name: str, grace_s: float = 0.0) -> None:
         """See `EndpointServer.withdraw`; nothing to do on a plane without it."""
         if isinstance(self._server, EndpointServer):
-            self._server.withdraw(name)
+            await self._server.withdraw(name, grace_s)
 
     def gives_endpoints(self, address: str) -> bool:
         """True if links to ``address`` are a `LaneLink`; False for what cannot be dialled anyway."""
@@ -72,6 +74,15 @@ class NetworkManager:
             return get_plane(Address.parse(address).scheme).capabilities.endpoints
         except TransportError:
             return False
+
+    def durable_store(self) -> DurableStore:
+        """The store of durable messages of this process, one object. Raises `ConfigError` on a plane without one."""
+        if self._store is None:
+            require_durable(self._scheme, "this process")
+            plane = get_plane(self._scheme)
+            assert isinstance(plane, DurablePlane)
+            self._store = plane.durable_store(self._identity, self.settings)
+        return self._store
 
     async def start(self) -> None:
         """Bind the server. Raises `AddressInUse` and other `TransportError`."""
@@ -99,7 +110,18 @@ class NetworkManager:
     async def close(self) -> None:
         """End all links and unbind; idempotent."""
         self._closed = True
+        if self._store is not None:
+            await self._store.close()
         for client in self._clients.values():
             await client.close()
         if self._server is not None:
             await self._server.close()
+
+
+def require_durable(scheme: str, who: str) -> None:
+    """Raise `ConfigError` unless the plane of a scheme stores messages; ``who`` asks for it."""
+    if not get_plane(scheme).capabilities.durable:
+        raise ConfigError(
+            f'{who}: durable tells need the nats request plane, and it is {scheme}; set request_plane = "nats"'
+            " (DYN_REQUEST_PLANE, --plane), or leave durable out"
+        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
 from time import monotonic
 
 from nats.aio.msg import Msg
@@ -33,6 +32,8 @@ from .handshake import (
 )
 from .idle import IdleCloser
 from .nats_connection import RETURN_S, NatsConnection, acquire, release
+from .nats_durable import NatsDurableStore
+from .nats_endpoints import Endpoints
 from .nats_frames import GOODBYE, pack, pack_marks
 from .nats_link import NatsLink
 from .nats_subjects import Subjects
@@ -126,7 +127,7 @@ class NatsServer(_Side):
         super().__init__(identity, handler, settings)
         self._links: dict[str, NatsLink] = {}
         """By the node of the peer: each has one at most."""
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints = Endpoints(identity, settings.nats.prefix, self._statistics)
         self._subject = Subjects(settings.nats.prefix, identity.namespace).node(identity.node)
         self.address = ""
 
@@ -150,27 +151,12 @@ class NatsServer(_Side):
         connection = self._connection
         if connection is None:
             raise Closed(self._subject, "the server was not started")
-        self._endpoints[endpoint.name] = endpoint
-        subjects = connection.subjects
-        await connection.listen(
-            subjects.instance(endpoint.component, endpoint.index), self._to_actor(endpoint)
-        )
+        await self._endpoints.expose(connection, endpoint)
 
-    def withdraw(self, name: str) -> None:
+    async def withdraw(self, name: str, grace_s: float = 0.0) -> None:
         """See `EndpointServer.withdraw`."""
-        endpoint = self._endpoints.pop(name, None)
-        if endpoint is not None and self._connection is not None:
-            self._connection.ignore(self._connection.subjects.instance(endpoint.component, endpoint.index))
-
-    def _to_actor(self, endpoint: Endpoint) -> Callable[[Msg], None]:
-        connection = self._connection
-        assert connection is not None
-
-        def received(message: Msg) -> None:
-            if not connection.take(message):
-                self._statistics.garbage_connections += 1
-
-        return received
+        if self._connection is not None:
+            await self._endpoints.withdraw(self._connection, name, grace_s)
 
     def _received(self, message: Msg) -> None:
         """Something came to the subject of this node."""
@@ -219,8 +205,7 @@ class NatsServer(_Side):
     async def _close(self) -> None:
         connection = self._connection
         if connection is not None:
-            for name in list(self._endpoints):
-                self.withdraw(name)
+            await self._endpoints.close(connection)
         await self._close_links(list(self._links.values()))
         if connection is not None:
             connection.ignore(self._subject)  # not before: until then peers acknowledge what we send
@@ -353,6 +338,7 @@ class NatsPlane:
         between_hosts=True,
         notices_death=True,
         endpoints=True,
+        durable=True,
     )
 
     def server(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> NatsServer:
@@ -362,3 +348,7 @@ class NatsPlane:
     def client(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> NatsClient:
         """See `Plane.client`."""
         return NatsClient(identity, handler, settings)
+
+    def durable_store(self, identity: Identity, settings: NetworkSettings) -> NatsDurableStore:
+        """See `DurablePlane`."""
+        return NatsDurableStore(identity, settings)

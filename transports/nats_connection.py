@@ -237,9 +237,13 @@ class NatsConnection:
             except Exception:
                 log.exception("a message on %s could not be handled", message.subject)
 
-        self._subscriptions[subject] = await client.subscribe(
+        subscription = await client.subscribe(
             subject, queue=queue, cb=handle, pending_bytes_limit=PENDING_LIMIT_BYTES
         )
+        if self._handlers.get(subject) == (queue, handler):
+            self._subscriptions[subject] = subscription
+        else:  # given up meanwhile
+            await _unsubscribe(subscription)
 
     def ignore(self, subject: str) -> None:
         """Listen no more on a subject."""
@@ -247,6 +251,18 @@ class NatsConnection:
         subscription = self._subscriptions.pop(subject, None)
         if subscription is not None and self.is_up:
             self.later(_unsubscribe(subscription))
+
+    async def leave(self, subject: str, limit_s: float) -> None:
+        """Listen no more on a subject; returns when what has come there was handled, or the server does not answer."""
+        self._handlers.pop(subject, None)
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is None or not self.is_up:
+            return
+        try:
+            async with asyncio.timeout(limit_s):
+                await subscription.drain()  # type: ignore[no-untyped-call]
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            log.debug("not sure that nothing more comes on %s: %s", subject, error)
 
     def _answered(self, message: Msg) -> None:
         """Something came to our inbox."""
@@ -312,12 +328,14 @@ class NatsConnection:
         """See `Wire`."""
         return self._most_bytes
 
-    def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+    def publish(
+        self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         """See `Wire`."""
         client = self._client
         if client is None or not client.is_connected:
             raise Broken(where(self.settings.nats), "the connection to NATS was lost")
-        sending = client.publish(subject, payload, reply)
+        sending = client.publish(subject, payload, reply, headers)
         try:
             sending.send(None)  # a coroutine that has nothing to wait for: see PENDING_BYTES
         except StopIteration:
