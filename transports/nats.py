@@ -36,7 +36,7 @@ from .nats_durable import NatsDurableStore
 from .nats_endpoints import Endpoints
 from .nats_frames import GOODBYE, pack, pack_marks
 from .nats_link import NatsLink
-from .nats_subjects import Subjects
+from .nats_subjects import Subjects, is_inbox
 from .settings import NetworkSettings
 
 TRY_AGAIN_S = 0.05
@@ -163,7 +163,7 @@ class NatsServer(_Side):
         connection = self._connection
         if connection is None or connection.take(message):
             return
-        if message.data[:2] != HELLO or not message.reply.startswith(f"{connection.subjects.root}._inbox."):
+        if message.data[:2] != HELLO or not is_inbox(connection.subjects, message.reply):
             self._statistics.garbage_connections += 1
             return
         try:

@@ -15,6 +15,7 @@ from .nats_client import close, connect
 from .settings import NetworkSettings
 
 RETRY_S = 0.2
+AGAIN_S = 0.1
 
 log = logging.getLogger("callboard.transports.nats")
 
@@ -61,14 +62,15 @@ class Beat:
             if self._stopped:
                 return
             self._loop, self._end = asyncio.get_running_loop(), end
-        work = asyncio.ensure_future(self._beat())
+        work = asyncio.ensure_future(self._beat(end))
         await end.wait()
-        work.cancel()
-        await asyncio.wait([work])
+        while not work.done():  # nats-py swallows a cancellation here and there
+            work.cancel()
+            await asyncio.wait([work], timeout=AGAIN_S)
 
-    async def _beat(self) -> None:
+    async def _beat(self, end: asyncio.Event) -> None:
         interval_s = self._settings.heartbeat_interval_s
-        while True:
+        while not end.is_set():
             try:
                 client = await connect(
                     self._settings, f"{self._name} (alive)", limit_s=self._settings.connect_timeout_s
@@ -78,7 +80,7 @@ class Beat:
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
-                while client.is_connected:
+                while client.is_connected and not end.is_set():
                     await client.publish(self._subject)
                     await asyncio.sleep(interval_s)
             except Exception as error:  # a lost connection in any of its forms

@@ -27,7 +27,7 @@ from .handshake import encode_goodbye
 from .nats_beat import Beat
 from .nats_client import abort, close, connect, host_of, where
 from .nats_link import NatsLink
-from .nats_subjects import Subjects
+from .nats_subjects import Subjects, is_inbox
 from .settings import NetworkSettings
 
 ROOM_BYTES = 1024 * 1024
@@ -312,7 +312,7 @@ class NatsConnection:
     def _no_such_link(self, header: wire.Header, reply: str) -> None:
         """The peer believes in a link that is over: say so, or it would wait."""
         subject = ".".join(reply.split(".")[:-3])
-        if subject.startswith(f"{self.subjects.root}._inbox.") and self.is_up:
+        if is_inbox(self.subjects, subject) and self.is_up:
             body = wire.pack_marks({}) + encode_goodbye("this link is over")
             self.publish(subject, wire.pack(wire.GOODBYE, 0, 0, 0, header.link, 0) + body)
 

@@ -98,3 +98,13 @@ class Subjects:
         ('callboard-demo-worker', 'callboard-a=2Db-c=2Ed')
         """
         return "-".join(token(name).replace("-", "=2D") for name in (self.prefix, self.namespace, component))
+
+
+def is_inbox(own: Subjects, subject: str) -> bool:
+    """True for a place in the inbox of a node, of whatever namespace: nothing else is ever answered.
+
+    >>> is_inbox(Subjects("callboard", "demo"), "callboard.other._inbox.web-0-1.3f")
+    True
+    """
+    tokens = subject.split(".")
+    return len(tokens) == 5 and tokens[0] == own.prefix and tokens[2] == "_inbox" and not {"*", ">"} & {*tokens}
