@@ -12,8 +12,13 @@ import click
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("callboard.supervisor.cli_up:up", "Start what a config file describes; Ctrl-C stops it."),
     "check": ("callboard.supervisor.cli_check:check", "Find every mistake in a config file."),
+    "doctor": ("callboard.supervisor.cli_doctor:doctor", "Say what is wrong with a config and around it."),
     "ps": ("callboard.supervisor.cli_ps:ps", "Show processes and actors of a running system."),
     "call": ("callboard.supervisor.cli_call:call", "Call a method of a running actor: JSON in, JSON out."),
+    "replay": (
+        "callboard.supervisor.cli_replay:replay",
+        "Have a durable component handle its stored messages again.",
+    ),
     "stop": ("callboard.supervisor.cli_stop:stop", "Drain and stop a running system."),
     "schema": ("callboard.supervisor.cli_check:schema", "Print the JSON Schema of config files."),
     "bench": ("callboard.bench.cli:bench", "Measure the request plane on this machine."),

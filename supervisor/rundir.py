@@ -86,15 +86,20 @@ def find_running(environment: Mapping[str, str], namespace: str | None, explicit
         if is_held(directory):
             return directory
         raise NotRunning(directory)
-    base = base_directory(environment)
-    inside = base.iterdir() if _is_own_directory(base) else ()
-    running = sorted(entry for entry in inside if _is_own_directory(entry) and is_held(entry))
+    running = running_directories(environment)
     if not running:
-        raise NotRunning(base)
+        raise NotRunning(base_directory(environment))
     if len(running) > 1:
         names = ", ".join(entry.name for entry in running)
         raise ConfigError(f"several systems run here: {names}; choose one with --namespace")
     return running[0]
+
+
+def running_directories(environment: Mapping[str, str]) -> list[Path]:
+    """Return the directories of all systems of this user that run in the usual place."""
+    base = base_directory(environment)
+    inside = base.iterdir() if _is_own_directory(base) else ()
+    return sorted(entry for entry in inside if _is_own_directory(entry) and is_held(entry))
 
 
 def is_held(directory: Path) -> bool:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
+
+from callboard.transports.base import PROTOCOL_VERSION
 
 
 class State(Enum):
@@ -75,6 +79,10 @@ class SystemStatus:
     processes: tuple[ProcessStatus, ...]
     announcements: tuple[Announcement, ...] = ()
     failure: str = ""
+    version: str = ""
+    """callboard's; empty from one that does not say it."""
+    protocol: str = ""
+    """Major and minor version of what its processes speak."""
 
     @property
     def actors(self) -> tuple[ActorStatus, ...]:
@@ -94,3 +102,9 @@ class SystemStatus:
             if actor.name == name:
                 return actor
         raise LookupError(f"no actor is called {name!r}")
+
+
+@lru_cache(maxsize=1)
+def own_versions() -> dict[str, str]:
+    """The versions in `SystemStatus`, as they are here."""
+    return {"version": version("callboard"), "protocol": ".".join(map(str, PROTOCOL_VERSION))}

@@ -19,10 +19,13 @@ from callboard.actors.actor import Actor
 from callboard.actors.node import Node
 from callboard.actors.policy import MailboxPolicy
 from callboard.actors.ref import Ref
+from callboard.actors.replay import Replay, replay
+from callboard.transports.durable import DurablePolicy
 from callboard.transports.settings import NetworkSettings
 
 from . import payload, stopping
 from .admin import AdminServer
+from .changes import Changes, told
 from .config import load
 from .connection import Connection
 from .embedded import EmbeddedNats
@@ -33,7 +36,7 @@ from .rundir import RuntimeDirectory, claim_aside
 from .running import log_tail
 from .spawning import check_spawn, plan_spawn, snake_case
 from .spec import Config, Limits, RestartPolicy
-from .status import Announcement, State, SystemStatus
+from .status import Announcement, State, SystemStatus, own_versions
 from .supervisor import Supervisor, SupervisorOptions
 
 A = TypeVar("A", bound=Actor)
@@ -80,6 +83,7 @@ class System:
         )
         self._runtime_dir = Path(runtime_dir) if runtime_dir is not None else None
         self._embed = nats_embedded
+        self._is_passing = namespace is None and not nats_embedded
         self._nats: EmbeddedNats | None = None
         self._state = State.STOPPED
         self._started_at_s = 0.0
@@ -88,7 +92,7 @@ class System:
         self._supervisor: Supervisor | None = None
         self._stop: asyncio.Task[None] | None = None
         self._preparing = asyncio.Lock()
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._changes = Changes()
         self.on_event: Callable[[str], None] | None = None
         """Told in one line what people should know: deaths, restarts, stalls."""
         self.on_change: Callable[[], None] | None = None
@@ -110,6 +114,7 @@ class System:
         system = cls(namespace=namespace, plane=plane, settings=config.network, runtime_dir=runtime_dir)
         system._embed = nats_embedded
         namespace = namespace or config.namespace
+        system._is_passing = False
         system._config = replace(config, namespace=namespace, network=system._config.network)
         return system
 
@@ -233,14 +238,14 @@ class System:
         try:
             async with asyncio.timeout(timeout_s):
                 while not_ready := self._not_ready():
-                    await self._change()
+                    await self._changes.wait()
         except TimeoutError:
             raise TimeoutError(f"after {timeout_s:g} s not ready: {', '.join(not_ready)}") from None
 
     async def wait_stopped(self) -> None:
         """Wait until the system is stopped; raises `SystemFailed` if that was because of a failure."""
         while self._stop is None:
-            await self._change()
+            await self._changes.wait()
         await asyncio.shield(self._stop)
         if self._failure is not None:
             raise self._failure
@@ -257,24 +262,14 @@ class System:
             if actor.state not in (State.READY, State.STOPPED)
         ]
 
-    async def _change(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(future)
-        try:
-            await future
-        finally:
-            self._waiters.discard(future)
-
     def _changed(self) -> None:
-        for future in self._waiters:
-            if not future.done():
-                future.set_result(None)
+        self._changes.notify()
         if self.on_change is not None:
-            _told(self.on_change)
+            told(self.on_change)
 
     def _event(self, text: str) -> None:
         if self.on_event is not None:
-            _told(self.on_event, text)
+            told(self.on_event, text)
         else:
             log.info("%s", text)
 
@@ -308,12 +303,14 @@ class System:
         env: Mapping[str, str] | None = None,
         restart: RestartPolicy | None = None,
         mailbox: MailboxPolicy | None = None,
+        durable: DurablePolicy | bool = False,
         **kwargs: Any,
     ) -> Ref[A]:
         """Start ``replicas`` instances of an actor in ``processes`` new processes, and return the reference.
 
         The reference is to the component: a message goes to one of its instances. Arguments may hold
         references and whatever cloudpickle carries. The name is the class's in snake case by default.
+        With ``durable`` tells to it are stored and delivered until they were handled, which needs the nats plane.
 
         Raises `StartupFailed` with the traceback, `ConfigError` for a name that is taken or counts that do
         not fit, `TypeError` if the arguments cannot be sent.
@@ -323,7 +320,7 @@ class System:
             raise SupervisionError(f"the system is {self._state.value}; start it first: async with System()")
         name = name or snake_case(getattr(cls, "__name__", ""))
         taken = {name for slot in supervisor.slots.values() for name in slot.names()}
-        check_spawn(cls, name, replicas, processes, taken)
+        check_spawn(cls, name, replicas, processes, taken, passing=bool(durable) and self._is_passing)
         plans = plan_spawn(
             cls,
             name,
@@ -334,6 +331,7 @@ class System:
             env=env,
             restart=restart,
             mailbox=mailbox,
+            durable=durable,
         )
         try:
             await supervisor.launch(plans)
@@ -346,6 +344,10 @@ class System:
     def ref(self, name: str, cls: type[A] = Actor) -> Ref[A]:  # type: ignore[assignment]
         """Return a reference to a component (``worker``) or an instance (``worker.0``)."""
         return self._node.ref(name, cls)
+
+    async def replay(self, component: str, **options: Any) -> Replay:
+        """Have a durable component handle its stored messages again; see `callboard.actors.replay.replay`."""
+        return await replay(self._node, component, **options)
 
     # -- processes
 
@@ -423,6 +425,7 @@ class System:
             processes=tuple(slot.status() for slot in slots),
             announcements=tuple(self.announcements),
             failure=str(self._failure or ""),
+            **own_versions(),
         )
 
     async def fetch_status(self) -> SystemStatus:
@@ -437,11 +440,3 @@ class System:
     def __repr__(self) -> str:
         count = 0 if self._supervisor is None else len(self._supervisor.slots)
         return f"<System {self.namespace} {self._state.value}, {count} processes>"
-
-
-def _told(listener: Callable[..., None], *args: str) -> None:
-    """Tell a listener of the user; its error is its own, supervision goes on."""
-    try:
-        listener(*args)
-    except Exception:
-        log.exception("a listener of the system failed")
