@@ -48,6 +48,15 @@ def is_plain(value: Any) -> bool:
     return kind in _SCALARS or (kind is bytes and len(value) < OUT_OF_BAND_BYTES)
 
 
+class Encoded:
+    """Arguments that are encoded already; as the only argument, `Codec.encode` passes them on as they are."""
+
+    __slots__ = ("body", "buffers")
+
+    def __init__(self, body: bytes, buffers: Sequence[bytes]) -> None:
+        self.body, self.buffers = bytes(body), list(buffers)
+
+
 class Codec:
     """Encodes and decodes for one node. Not thread-safe: used on the event loop only.
 
@@ -87,6 +96,8 @@ class Codec:
 
     def _rewrite(self, value: Any, what: str) -> tuple[bytes, list[Any] | None]:
         """The slow way: walk the whole value."""
+        if type(value) is list and len(value) == 1 and type(value[0]) is Encoded:
+            return value[0].body, value[0].buffers or None
         buffers = OutOfBand()
         try:
             return self.pack(self._extensions.rewrite(value, what, buffers)), buffers.frames or None

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from callboard.transports.durable import DurablePolicy, DurableStore
-from callboard.transports.errors import NotStored
+from callboard.transports.errors import ConfigError, NotStored
 
 from .cell import Cell
 from .codec import Codec
@@ -104,7 +104,10 @@ class Durables:
     def declare(self, policies: Mapping[str, DurablePolicy]) -> None:
         """These components are durable. Raises `ConfigError` on a plane that stores nothing."""
         for component, policy in policies.items():
-            self.store.declare(component, policy)
+            try:
+                self.store.declare(component, policy)
+            except ConfigError as error:
+                raise ConfigError(f"actor.{component}: {error}") from None
             self.policies[component] = policy
         for name, target in self._host.targets.items():
             target.durable = name in self

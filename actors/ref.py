@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from .current import CURRENT
+from .durable import Durables, check_message_id
 from .errors import ActorError, ActorStopped, ActorUnavailable, CallCycle, DeadlineExceeded
 from .mailbox import Letter
 from .pending import INFINITE
@@ -34,6 +35,8 @@ DEFAULT_RETRIES = 2
 class Host(Protocol):
     """What references need from their node."""
 
+    durables: Durables
+
     @property
     def ask_deadline_s(self) -> float:
         """Deadline of an ask that names none."""
@@ -45,24 +48,21 @@ class Host(Protocol):
 class Ref(Generic[A_co]):
     """A reference to an actor, or to a component: then each message goes to one of its instances in turn."""
 
-    __slots__ = ("_cls", "_deadline_s", "_host", "_on_down", "_retries", "_target", "name")
+    __slots__ = ("_cls", "_deadline_s", "_host", "_message_id", "_on_down", "_retries", "_target", "name")
 
     def __init__(
         self,
         host: Host,
         name: str,
         cls: type | None = None,
-        *,
-        deadline_s: float | None = None,
-        retries: int | None = None,
-        on_down: OnDown = OnDown.FAIL,
     ) -> None:
         self._host = host
         self._target = host.target(name)
         self._cls = cls
-        self._deadline_s = deadline_s
-        self._retries = retries
-        self._on_down = on_down
+        self._deadline_s: float | None = None
+        self._retries: int | None = None
+        self._on_down = OnDown.FAIL
+        self._message_id: str | None = None
         self.name = name
 
     def __repr__(self) -> str:
@@ -138,13 +138,16 @@ class Ref(Generic[A_co]):
     @overload
     def tell(self, method: str, /, *args: Any, **kwargs: Any) -> None: ...
     def tell(self, method: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Send a message that nobody answers; it is handled at most once.
+        """Send a message that nobody answers; it is handled at most once, or at least once if the target is durable.
 
-        Raises at once if the target is known to be down (`ActorUnavailable`), or if as many messages wait for it as
-        its mailbox may hold (`MailboxFull`).
+        Raises at once if the target is known to be down (`ActorUnavailable`; not if it is durable), or if as many
+        messages wait for it as its mailbox may hold (`MailboxFull`).
         """
         name = method if type(method) is str else method.__name__
-        self._target.pick().tell(name, args, kwargs, None)
+        if self._target.durable or self._message_id:
+            self._host.durables.tell(self.name, name, args, kwargs, self._message_id, self._deadline_s)
+        else:
+            self._target.pick().tell(name, args, kwargs, None)
 
     @overload
     async def tell_wait(
@@ -153,13 +156,19 @@ class Ref(Generic[A_co]):
     @overload
     async def tell_wait(self, method: str, /, *args: Any, **kwargs: Any) -> None: ...
     async def tell_wait(self, method: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Like `tell`, but wait until there is room; raises `DeadlineExceeded` if there is none in time."""
+        """Like `tell`, but wait until there is room; raises `DeadlineExceeded` if there is none in time.
+
+        If the target is durable it returns when the message is stored, and may raise `NotStored`, too.
+        """
         name = method if isinstance(method, str) else method.__name__
         budget = self._host.ask_deadline_s if self._deadline_s is None else self._deadline_s
         deadline = monotonic() + budget
         letter = CURRENT.get()
         if letter is not None and letter.task is not None:
             deadline = min(deadline, letter.deadline)
+        if self._target.durable or self._message_id:
+            await self._host.durables.tell_wait(self.name, name, args, kwargs, self._message_id, deadline)
+            return
         try:
             route = await self._with_room(self._target.pick(), deadline)
         except ActorUnavailable:
@@ -185,25 +194,29 @@ class Ref(Generic[A_co]):
     # -- other references
 
     def options(
-        self, *, deadline_s: float | None = None, retries: int | None = None, on_down: OnDown | None = None
+        self,
+        *,
+        deadline_s: float | None = None,
+        retries: int | None = None,
+        on_down: OnDown | None = None,
+        message_id: str | None = None,
     ) -> Ref[A_co]:
         """Return the same reference with other options; what is not given stays.
 
         ``deadline_s`` may be ``math.inf``. ``retries`` counts further tries after failures that ran
-        nothing, or of methods declared idempotent; they prefer instances that have not failed.
+        nothing, or of methods declared idempotent; they prefer instances that have not failed. ``message_id`` is
+        for tells to a durable actor: of those with one id within its window, one is stored.
         """
         if deadline_s is not None and not deadline_s > 0:
             raise ValueError(f"deadline_s is {deadline_s}; it must be above 0 (math.inf for none)")
         if retries is not None and retries < 0:
             raise ValueError(f"retries is {retries}; it must be 0 or more")
-        return Ref(
-            self._host,
-            self.name,
-            self._cls,
-            deadline_s=self._deadline_s if deadline_s is None else deadline_s,
-            retries=self._retries if retries is None else retries,
-            on_down=on_down or self._on_down,
-        )
+        new = self._named(self.name)
+        new._deadline_s = self._deadline_s if deadline_s is None else deadline_s
+        new._retries = self._retries if retries is None else retries
+        new._on_down = on_down or self._on_down
+        new._message_id = self._message_id if message_id is None else check_message_id(message_id)
+        return new
 
     def instance(self, index: int) -> Ref[A_co]:
         """Return the reference to one instance of this component."""
@@ -214,14 +227,10 @@ class Ref(Generic[A_co]):
         return [self._named(location.name) for location in self._target.locations()]
 
     def _named(self, name: str) -> Ref[A_co]:
-        return Ref(
-            self._host,
-            name,
-            self._cls,
-            deadline_s=self._deadline_s,
-            retries=self._retries,
-            on_down=self._on_down,
-        )
+        new = Ref[A_co](self._host, name, self._cls)
+        new._deadline_s, new._retries = self._deadline_s, self._retries
+        new._on_down, new._message_id = self._on_down, self._message_id
+        return new
 
     @property
     def proxy(self) -> A_co:

@@ -168,7 +168,12 @@ class Child:
         match message:
             case control.Ping(number):
                 self._say(control.Pong(number))
-            case control.DirectoryAdd() | control.DirectoryRemove() | control.NodeDown():
+            case (
+                control.DirectoryAdd()
+                | control.DirectoryRemove()
+                | control.NodeDown()
+                | control.DeclareDurable()
+            ):
                 apply(message, node)
             case control.StartActor(name):
                 self._starting[name] = self._spawn(self._start(message))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from callboard.actors.policy import MailboxPolicy, Overflow
+from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import ConfigError
 
 from . import config_keys as keys
-from .config_checks import check_classes, check_placement, check_wiring
+from .config_checks import check_classes, check_durable, check_placement, check_wiring
 from .config_network import read_event_plane, read_network
 from .config_reader import Problem, Reader
 from .spec import (
@@ -66,6 +67,7 @@ def parse(
     config = _read(reader, file, plane, namespace, environ)
     check_wiring(reader, config)
     check_placement(reader, config)
+    check_durable(reader, config)
     check_classes(reader, config)
     if reader.problems:
         raise ConfigError(format_problems(reader.problems, file))
@@ -117,7 +119,7 @@ def _actor(reader: Reader, name: str, table: dict[str, Any]) -> ActorSpec:
     path = ("actor", name)
     if not keys.NAME.fullmatch(name):
         reader.problem(path, f'"{name}" is no name: it takes letters, digits, "-" and "_" after a letter')
-    read = reader.table(path, table, keys.ACTOR, ("mailbox", "restart"))
+    read = reader.table(path, table, keys.ACTOR, ("mailbox", "restart", "durable"))
     if "class" not in table and path not in reader.source.damaged:
         reader.problem(path, 'has no class; give it one: class = "module:Class"')
     args = read.get("args", {})
@@ -129,6 +131,7 @@ def _actor(reader: Reader, name: str, table: dict[str, Any]) -> ActorSpec:
         replicas=read.get("replicas", 1),
         mailbox=_mailbox(reader, (*path, "mailbox"), table),
         restart=_restart(reader, (*path, "restart"), table),
+        durable=_durable(reader, (*path, "durable"), table.get("durable", False)),
     )
 
 
@@ -146,6 +149,22 @@ def _restart(reader: Reader, path: tuple[str, ...], table: dict[str, Any]) -> Re
     if "policy" in read:
         read["policy"] = RestartKind(read["policy"])
     return RestartPolicy(**read)
+
+
+def _durable(reader: Reader, path: tuple[str, ...], value: Any) -> DurablePolicy | None:
+    if isinstance(value, bool):
+        return DurablePolicy() if value else None
+    if not isinstance(value, dict):
+        reader.problem(path, f"takes true, false or a table, not {keys.show(value)}")
+        return None
+    read = reader.table(path, value, keys.DURABLE)
+    try:
+        return DurablePolicy(**read)
+    except ConfigError as error:
+        for line in error.problems:
+            name = line.partition(" ")[0].removeprefix("durable.")
+            reader.problem((*path, name), line)
+        return DurablePolicy()
 
 
 def _process(reader: Reader, name: str, table: dict[str, Any]) -> ProcessSpec:

@@ -104,6 +104,23 @@ def check_placement(reader: Reader, config: Config) -> None:
                     reader.problem((*path, "env", variable), what + did_you_mean(word, PLACEHOLDERS))
 
 
+def check_durable(reader: Reader, config: Config) -> None:
+    """What is durable can be stored: the plane is one that does it."""
+    from callboard.transports.registry import get_plane
+
+    scheme = config.network.request_plane
+    durable = [spec.name for spec in config.actors if spec.durable is not None]
+    sources = ("network", "request_plane", "environment", "--plane")
+    if not durable or any(problem.place.startswith(sources) for problem in reader.problems):
+        return
+    if not get_plane(scheme).capabilities.durable:
+        for name in durable:
+            what = f'needs the nats request plane, and it is {scheme}; set request_plane = "nats"'
+            reader.problem(
+                ("actor", name, "durable"), f"{what} (DYN_REQUEST_PLANE, --plane), or leave durable out"
+            )
+
+
 def check_classes(reader: Reader, config: Config) -> None:
     """Every class can be imported, is an actor, and takes the arguments given."""
     with importing_from(config.import_paths):

@@ -8,6 +8,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from callboard.actors.policy import MailboxPolicy, Overflow
+from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import did_you_mean
 
 from .spec import EventPlane, Limits, RestartKind, RestartPolicy, Strategy
@@ -149,6 +150,15 @@ def _read_wait(value: Any) -> tuple[float, float]:
     return shortest, longest
 
 
+def _read_waits(value: Any) -> tuple[float, ...]:
+    numbers = [value] if type(value) in (int, float) else value
+    if type(numbers) is not list or not all(
+        type(n) in (int, float) and 0 <= n < float("inf") for n in numbers
+    ):
+        raise ValueError
+    return tuple(map(float, numbers))
+
+
 def _read_environment(value: Any) -> dict[str, str]:
     if type(value) is not dict:
         raise ValueError
@@ -218,6 +228,26 @@ RESTART: dict[str, Key] = {
         "Wait before a restart; it doubles from the shortest to the longest.",
     ),
 }
+DURABLE: dict[str, Key] = {
+    "max_age_s": seconds().says("How long messages are kept, handled or not."),
+    "max_bytes": size(0).says(
+        "How much is kept; the oldest handled messages make room. 0: no limit of its own."
+    ),
+    "max_deliver": integer(1).says("After so many deliveries that did not end well a message is dead."),
+    "ack_wait_s": seconds().says("Silence after which a message is delivered again."),
+    "backoff_s": Key(
+        "an array of waits in seconds, such as [1, 5, 30]",
+        _read_waits,
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "array", "items": {"type": "number", "minimum": 0}},
+            ]
+        },
+        "Wait after the first, second, ... exception of its handler; the last one repeats.",
+    ),
+    "duplicate_window_s": seconds().says("Within this time two messages of one id are stored once."),
+}
 PROCESS: dict[str, Key] = {
     "actors": Key(
         "an array of names of actors",
@@ -237,7 +267,7 @@ SUPERVISOR: dict[str, Key] = {
     "strategy": choice([s.value for s in Strategy], "What else restarts when something failed."),
     **{limit.name: seconds().says("A limit in seconds.") for limit in fields(Limits)},
 }
-DEFAULTS = {"mailbox": MailboxPolicy(), "restart": RestartPolicy()}
+DEFAULTS = {"mailbox": MailboxPolicy(), "restart": RestartPolicy(), "durable": DurablePolicy()}
 
 
 def network_keys() -> dict[str, Key]:

@@ -6,11 +6,12 @@ import asyncio
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from callboard.actors.actor import Actor
 from callboard.actors.node import Node
 from callboard.actors.ref import Ref
+from callboard.actors.replay import Replay, replay
 
 from .admin import AdminClient
 from .roster import Push, apply
@@ -86,9 +87,16 @@ class Connection:
 
     def ref(self, name: str, cls: type[A] = Actor) -> Ref[A]:  # type: ignore[assignment]
         """Return a reference to a component or an instance; needs `follow`."""
+        return self._following().ref(name, cls)
+
+    async def replay(self, component: str, **options: Any) -> Replay:
+        """Do what `System.replay` does; needs `follow`."""
+        return await replay(self._following(), component, **options)
+
+    def _following(self) -> Node:
         if self._node is None:
             raise RuntimeError("follow the system first: async with await System.connect() as system")
-        return self._node.ref(name, cls)
+        return self._node
 
     async def status(self) -> SystemStatus:
         """What the system looks like now, with the counters of its actors."""

@@ -76,6 +76,12 @@ class NodeDown(Message, frozen=True):
     reason: str
 
 
+class DeclareDurable(Message, frozen=True):
+    """Tells to these components are stored; each with its policy, see ``DurablePolicy.to_wire``."""
+
+    components: dict[str, dict[str, Any]]
+
+
 class Stop(Message, frozen=True):
     """Close the node within ``grace_s`` seconds and exit with code 0."""
 
@@ -94,7 +100,17 @@ class AskStatistics(Message, frozen=True):
     number: int
 
 
-ToChild = StartActor | StopActor | DirectoryAdd | DirectoryRemove | NodeDown | Stop | Ping | AskStatistics
+ToChild = (
+    StartActor
+    | StopActor
+    | DirectoryAdd
+    | DirectoryRemove
+    | NodeDown
+    | DeclareDurable
+    | Stop
+    | Ping
+    | AskStatistics
+)
 
 
 # ---- child to supervisor

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from callboard.actors.directory import split_name
+from callboard.transports.durable import DurablePolicy
 
 from .spec import ActorSpec, ProcessSpec
 
@@ -74,6 +75,12 @@ def place(
             env = {key: substitute(text, index=index, namespace=namespace) for key, text in group.env.items()}
             plans.append(ProcessPlan(group.name, index, tuple(instances), env))
     return plans
+
+
+def durable_policies(plans: Iterable[ProcessPlan]) -> dict[str, DurablePolicy]:
+    """The components to run whose tells are stored."""
+    specs = {instance.spec.name: instance.spec for plan in plans for instance in plan.instances}
+    return {name: spec.durable for name, spec in specs.items() if spec.durable is not None}
 
 
 def dependencies(actors: Iterable[ActorSpec]) -> dict[str, set[str]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from callboard.actors.directory import Location
 from callboard.actors.node import Node
+from callboard.transports.durable import DurablePolicy
 
 from . import control
 
-Push = control.DirectoryAdd | control.DirectoryRemove | control.NodeDown
+Push = control.DirectoryAdd | control.DirectoryRemove | control.NodeDown | control.DeclareDurable
 Follower = Callable[[Push], object]
 
 
@@ -23,6 +24,8 @@ def apply(push: Push, node: Node) -> None:
             node.remove_location(name, incarnation, reason)
         case control.NodeDown(gone, reason):
             node.node_down(gone, reason)
+        case control.DeclareDurable(components):
+            node.durables.declare({n: DurablePolicy.from_wire(policy) for n, policy in components.items()})
 
 
 class Roster:
@@ -31,6 +34,7 @@ class Roster:
     def __init__(self) -> None:
         self._up: dict[str, Location] = {}
         self._down: dict[str, tuple[int, str]] = {}
+        self._durable: dict[str, DurablePolicy] = {}
         self._followers: list[tuple[str, Follower]] = []
 
     def follow(self, follower: Follower, *, node: str = "") -> Callable[[], None]:
@@ -40,12 +44,20 @@ class Roster:
         """
         entry = (node, follower)
         self._followers.append(entry)
+        if self._durable:
+            follower(_declaration(self._durable))
         others = [location.to_wire() for location in self._up.values() if location.node != node]
         if others:
             follower(control.DirectoryAdd(others))
         for name, (incarnation, reason) in self._down.items():
             follower(control.DirectoryRemove(name, incarnation, reason))
         return lambda: self._followers.remove(entry) if entry in self._followers else None
+
+    def declare(self, policies: Mapping[str, DurablePolicy]) -> None:
+        """Tells to these components are stored. Raises `ConfigError` if the plane stores none."""
+        if policies:
+            self._push(_declaration(policies), "")
+            self._durable.update(policies)
 
     def add(self, *locations: Location) -> None:
         """These can be reached now."""
@@ -82,8 +94,12 @@ class Roster:
 
     def _push(self, message: Push, node: str) -> None:
         for own, follower in tuple(self._followers):
-            if own != node:
+            if not node or own != node:
                 follower(message)
 
     def __repr__(self) -> str:
         return f"<Roster {len(self._up)} up, {len(self._down)} down, {len(self._followers)} followers>"
+
+
+def _declaration(policies: Mapping[str, DurablePolicy]) -> control.DeclareDurable:
+    return control.DeclareDurable({name: policy.to_wire() for name, policy in policies.items()})

@@ -14,6 +14,11 @@ def config_schema() -> dict[str, Any]:
     """Build the schema (draft 2020-12)."""
     actor = _table(keys.ACTOR, ["class"])
     actor["properties"] |= {"mailbox": _table(keys.MAILBOX), "restart": _table(keys.RESTART)}
+    durable = "Store tells to it, and deliver each until it was handled; needs the nats plane."
+    actor["properties"]["durable"] = {
+        "description": durable,
+        "anyOf": [{"type": "boolean"}, _table(keys.DURABLE)],
+    }
     network = _table(keys.network_keys())
     network["properties"]["nats"] = _table(keys.nats_keys())
     top = _table(keys.TOP, ["actor"])

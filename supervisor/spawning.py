@@ -8,6 +8,7 @@ from typing import Any
 
 from callboard.actors.actor import Actor
 from callboard.actors.policy import MailboxPolicy
+from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import ConfigError
 
 from .placement import ProcessPlan, place
@@ -23,8 +24,13 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().lstrip("_")
 
 
-def check_spawn(cls: Any, name: str, replicas: int, processes: int, taken: Collection[str]) -> None:
-    """Raise `ConfigError` with everything that is wrong; ``taken`` are the names of actors and processes."""
+def check_spawn(
+    cls: Any, name: str, replicas: int, processes: int, taken: Collection[str], *, passing: bool = False
+) -> None:
+    """Raise `ConfigError` with everything that is wrong; ``taken`` are the names of actors and processes.
+
+    ``passing``: messages would be stored in a namespace that no other system will ever have.
+    """
     problems = []
     if not (isinstance(cls, type) and issubclass(cls, Actor)):
         problems.append(f"{cls!r} is not a class that derives from callboard.Actor")
@@ -36,6 +42,11 @@ def check_spawn(cls: Any, name: str, replicas: int, processes: int, taken: Colle
         problems.append(f"replicas is {replicas}; it must be at least 1")
     if not 1 <= processes <= max(1, replicas):
         problems.append(f"processes is {processes}; it must be between 1 and replicas, which is {replicas}")
+    if passing:
+        problems.append(
+            f"{name} is durable in a namespace made up for this run: nobody would find its messages again;"
+            ' give it one that stays: System(namespace="...")'
+        )
     if problems:
         raise ConfigError(problems)
 
@@ -51,6 +62,7 @@ def plan_spawn(
     env: Mapping[str, str] | None,
     restart: RestartPolicy | None,
     mailbox: MailboxPolicy | None,
+    durable: DurablePolicy | bool,
 ) -> list[ProcessPlan]:
     """Return the processes of a component that a script spawns, with ``payload`` as in `ActorSpec`."""
     spec = ActorSpec(
@@ -60,6 +72,7 @@ def plan_spawn(
         replicas=replicas,
         mailbox=mailbox,
         restart=restart or RestartPolicy(),
+        durable=durable if isinstance(durable, DurablePolicy) else DurablePolicy() if durable else None,
     )
     group = ProcessSpec(name=name, actors=(name,), count=processes, env=env or {})
     return place([spec], [group], namespace=namespace)

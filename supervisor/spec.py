@@ -12,6 +12,7 @@ from callboard.transports.errors import ConfigError
 
 if TYPE_CHECKING:
     from callboard.actors.policy import MailboxPolicy
+    from callboard.transports.durable import DurablePolicy
     from callboard.transports.settings import NetworkSettings
 
 
@@ -82,6 +83,8 @@ class ActorSpec:
     replicas: int = 1
     mailbox: MailboxPolicy | None = None
     restart: RestartPolicy = RestartPolicy()
+    durable: DurablePolicy | None = None
+    """How tells to it are stored; None if they are not."""
 
     def references(self) -> list[str]:
         """The names in the references of the arguments, in order."""

@@ -23,7 +23,7 @@ from . import control, guardian
 from .child import ChildOptions
 from .errors import StartInterrupted, StartupFailed, UnknownPlace
 from .heartbeat import Heartbeat
-from .placement import ProcessPlan, start_levels
+from .placement import ProcessPlan, durable_policies, start_levels
 from .process import Launch
 from .roster import Roster
 from .rundir import RuntimeDirectory
@@ -107,7 +107,8 @@ class Supervisor:
         """
         if self.stopping:
             raise StartInterrupted()
-        slots = []
+        slots, plans = [], list(plans)
+        self.roster.declare(durable_policies(plans))
         for plan in plans:
             log_path = str(self.options.directory.log_path(plan.name))
             slot = self.slots[plan.name] = ProcessSlot.of(plan, self._free_position(), log_path)

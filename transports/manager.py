@@ -78,8 +78,12 @@ class NetworkManager:
     def durable_store(self) -> DurableStore:
         """The store of durable messages of this process, one object. Raises `ConfigError` on a plane without one."""
         if self._store is None:
-            require_durable(self._scheme, "this process")
             plane = get_plane(self._scheme)
+            if not plane.capabilities.durable:
+                raise ConfigError(
+                    f"durable tells need the nats request plane, and it is {self._scheme}; set"
+                    ' request_plane = "nats" (DYN_REQUEST_PLANE, --plane), or leave durable out'
+                )
             assert isinstance(plane, DurablePlane)
             self._store = plane.durable_store(self._identity, self.settings)
         return self._store
@@ -116,12 +120,3 @@ class NetworkManager:
             await client.close()
         if self._server is not None:
             await self._server.close()
-
-
-def require_durable(scheme: str, who: str) -> None:
-    """Raise `ConfigError` unless the plane of a scheme stores messages; ``who`` asks for it."""
-    if not get_plane(scheme).capabilities.durable:
-        raise ConfigError(
-            f'{who}: durable tells need the nats request plane, and it is {scheme}; set request_plane = "nats"'
-            " (DYN_REQUEST_PLANE, --plane), or leave durable out"
-        )

@@ -166,11 +166,11 @@ class NatsPull:
             number = message.subject.rpartition(".")[2]  # a message from the stream keeps its own subject
             self._ended(int(number), status, headers.get("Description", ""))
             return
-        for number, left in self._open.items():  # requests are served in turn
+        for request, left in self._open.items():  # they are served in turn
             if left > 1:
-                self._open[number] = left - 1
+                self._open[request] = left - 1
             else:
-                del self._open[number]
+                del self._open[request]
             break
         self._free -= 1
         try:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .actors.ref import Ref
     from .supervisor.errors import AlreadyRunning, NotRunning, SupervisionError
     from .supervisor.system import System
+    from .transports.durable import DurablePolicy
     from .transports.errors import (
         AddressInUse,
         BadAddress,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         LinkFull,
         MissingExtra,
         NoRoute,
+        NotStored,
         TooLarge,
         TransportError,
         UnknownScheme,
@@ -71,6 +73,7 @@ __all__ = [
     "ConnectTimeout",
     "DeadlineExceeded",
     "DecodeError",
+    "DurablePolicy",
     "EncodeError",
     "Executed",
     "HandshakeRefused",
@@ -82,6 +85,7 @@ __all__ = [
     "NetworkSettings",
     "NoRoute",
     "NotRunning",
+    "NotStored",
     "OnDown",
     "Overflow",
     "Overloaded",
@@ -112,9 +116,10 @@ _HOMES = {
     "actors.ref": "Ref",
     "supervisor.errors": "AlreadyRunning NotRunning SupervisionError",
     "supervisor.system": "System",
+    "transports.durable": "DurablePolicy",
     "transports.errors": (
         "AddressInUse BadAddress Broken CallboardError Closed ConfigError ConnectTimeout HandshakeRefused"
-        " LinkFull MissingExtra NoRoute TooLarge TransportError UnknownScheme"
+        " LinkFull MissingExtra NoRoute NotStored TooLarge TransportError UnknownScheme"
     ),
     "transports.nats_settings": "NatsSettings",
     "transports.settings": "NetworkSettings",
