@@ -107,4 +107,6 @@ def is_inbox(own: Subjects, subject: str) -> bool:
     True
     """
     tokens = subject.split(".")
-    return len(tokens) == 5 and tokens[0] == own.prefix and tokens[2] == "_inbox" and not {"*", ">"} & {*tokens}
+    return (
+        len(tokens) == 5 and tokens[0] == own.prefix and tokens[2] == "_inbox" and not {"*", ">"} & {*tokens}
+    )
