@@ -25,12 +25,14 @@ from callboard.transports.settings import NetworkSettings
 from .cell import Cell
 from .directory import Location, split_name
 from .errors import (
+    ActorError,
     ActorNotFound,
     ActorStopped,
     ActorUnavailable,
     BadArguments,
     DeadlineExceeded,
     MailboxFull,
+    RemoteError,
     UnknownMethod,
 )
 from .policy import Executed
@@ -223,7 +225,12 @@ def refusal(error: Exception) -> Answer:
     code = next((code for kind, code in CODES.items() if isinstance(error, kind)), 500)
     if executed == "yes" and code < 500:  # of something that the handler itself has asked
         code = 500
-    return Answer.failure(code, type(error).__name__, _text(error), executed)
+    kind, message = type(error).__name__, _text(error)
+    if isinstance(error, ActorError):  # without the traceback: it is not for strangers
+        message = f"{error.actor}: {error.why}" if error.actor else error.why
+    if isinstance(error, RemoteError) and error.kind:
+        kind = error.kind.rpartition(":")[2]
+    return Answer.failure(code, kind, _sendable(message), executed)
 
 
 def _plain(value: Any) -> Any:
@@ -240,4 +247,8 @@ def _text(error: Exception) -> str:
         text = str(error)
     except Exception:  # of a class derived by a user
         return "its text cannot be had"
+    return _sendable(text)
+
+
+def _sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()

@@ -63,8 +63,13 @@ class Sharers:
 
     def pick(self) -> Exposed:
         """Return the member for whom the fewest messages wait; those who are equal take turns."""
-        self._turn = turn = (self._turn + 1) % len(self.members)
-        return min(self.members[turn:] + self.members[:turn], key=lambda member: member.endpoint.waiting())
+        if len(self.members) == 1:
+            return self.members[0]
+        waiting = [member.endpoint.waiting() for member in self.members]
+        fewest = min(waiting)
+        equal = [member for member, count in zip(self.members, waiting, strict=True) if count == fewest]
+        self._turn += 1
+        return equal[self._turn % len(equal)]
 
 
 class Endpoints:

@@ -1,0 +1,42 @@
+"""Names as tokens of subjects: whatever a name holds, its subject is valid, its own, and nobody else's."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import _validate_subject
+
+from callboard.transports.nats_subjects import Subjects, name_of, token
+
+VALID = re.compile(r"[A-Za-z0-9=-][A-Za-z0-9_=-]*")
+NAMES = st.text(st.characters()) | st.text("a_.*>= \r\n\0$-\ud800é", max_size=6)
+"""Lone surrogates included: a name may come from a file name."""
+
+
+@given(NAMES)
+def test_a_name_is_always_one_valid_token(name):
+    assert VALID.fullmatch(token(name))
+
+
+@given(NAMES, NAMES)
+def test_different_names_are_different_tokens(one, other):
+    assert (token(one) == token(other)) == (one == other)
+
+
+@given(NAMES)
+def test_a_token_gives_its_name_back(name):
+    assert name_of(token(name)) == name
+
+
+@given(NAMES, NAMES, st.none() | st.integers(0))
+def test_no_name_leads_out_of_its_namespace_or_into_subjects_that_are_ours(namespace, component, index):
+    subjects = Subjects("callboard", namespace)
+    for subject in (
+        subjects.component(component),
+        subjects.instance(component, index),
+        subjects.node(component),
+    ):
+        assert subject.startswith(f"callboard.{token(namespace)}.")
+        _validate_subject(subject)
+    assert not subjects.component(component).startswith(f"{subjects.root}._")
+    assert len(subjects.instance(component, index).split(".")) == 4
