@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("cases", nargs=-1, metavar="[CASE...]")
-@click.option("--plane", default="tcp", show_default=True, help="Request plane: memory, ipc or tcp.")
+@click.option("--plane", default="tcp", show_default=True, help="Request plane: memory, ipc, tcp or nats.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0.05, 3600),
@@ -36,7 +36,7 @@ def bench(
     """Measure the request plane on this machine; all cases, or those that are named.
 
     Client and server are separate processes, and `--plane tcp` really is TCP, without the short cut that
-    processes of one host take otherwise. Absolute figures drift: compare within one run, for example with
+    processes of one host take otherwise; `--plane nats` starts a nats-server of its own. Absolute figures drift: compare within one run, for example with
     `floor_zmq`, the round trip that no runtime on zmq can beat.
 
     \b

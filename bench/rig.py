@@ -25,7 +25,7 @@ class Skipped(Exception):
 def settings_for(plane: str) -> NetworkSettings:
     """Settings under which processes of one host really talk over ``plane``: tcp without its short cut.
 
-    The message limit is raised for ``echo_64mb``. Raises `ConfigError`.
+    For nats a server of the rig's own is started. The message limit is raised for ``echo_64mb``. Raises `ConfigError`.
     """
     return NetworkSettings(request_plane=plane, ipc=plane != "tcp", max_message_bytes=MAX_MESSAGE_BYTES)
 
@@ -54,7 +54,8 @@ class Rig:
 
     async def __aenter__(self) -> Self:
         if self.plane != "memory":
-            self._system = await self._stack.enter_async_context(System(settings=self.settings))
+            system = System(settings=self.settings, nats_embedded=self.plane == "nats")
+            self._system = await self._stack.enter_async_context(system)
             return self
         self._near = Node(name="client", settings=self.settings)
         self._far = Node(name="server", settings=self.settings)
