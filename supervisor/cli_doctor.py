@@ -78,12 +78,19 @@ def _show(file: Path, findings: list[Finding], as_json: bool) -> bool:
         shown = [{"check": f.check, "level": f.level.value, "text": f.text, "do": f.do} for f in findings]
         echo_json({"file": str(file), "ok": not counts["problem"], "findings": shown})
     else:
-        width = max(len(finding.check) for finding in findings)
-        for finding in findings:
-            what = f"{finding.text}; {finding.do}" if finding.do else finding.text
-            click.echo(f"{finding.level.value:<7}  {finding.check:<{width}}  {what}")
+        for line in lines_of(findings):
+            click.echo(line)
         click.echo(", ".join(_number(count, level) for level, count in counts.items()))
     return not counts["problem"]
+
+
+def lines_of(findings: list[Finding]) -> list[str]:
+    """The findings as text, one line each: level, check, what was found, what to do."""
+    width = max(len(finding.check) for finding in findings)
+    return [
+        f"{finding.level.value:<7}  {finding.check:<{width}}  {'; '.join(filter(None, (finding.text, finding.do)))}"
+        for finding in findings
+    ]
 
 
 def _number(count: int, noun: str) -> str:
