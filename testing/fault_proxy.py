@@ -107,9 +107,9 @@ class FaultProxy:
         self._faults.heal()
         try:
             if self._listen:
-                server = await asyncio.start_unix_server(self._carry, self._listen)
+                server = await asyncio.start_unix_server(self._accept, self._listen)
             else:
-                server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+                server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
                 host, port = server.sockets[0].getsockname()
                 self.endpoint = f"{host}:{port}"
         except OSError as error:
@@ -170,11 +170,19 @@ class FaultProxy:
 
     # -- connections
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._accepted += 1
         self._carriers.add(task)
+        try:
+            await self._carry(reader, writer)
+        except asyncio.CancelledError:
+            pass  # cut; asyncio would report it as an error of the callback
+        finally:
+            self._carriers.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends, in_order = [writer], False
         try:
             if ":" in self.target:
@@ -194,7 +202,6 @@ class FaultProxy:
         finally:
             for end in ends:
                 await _end(end, in_order=in_order)
-            self._carriers.discard(task)
 
 
 async def _end(writer: asyncio.StreamWriter, *, in_order: bool) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from .actors.pairs import LOCAL
-from .fixtures import nodes, pair, remote
+from .fixtures import faulty, nodes, pair, remote
 from .selection import offering, selected
 
-__all__ = ["nodes", "pair", "remote"]
+__all__ = ["faulty", "nodes", "pair", "remote"]
 
-FIXTURES = {"nodes": (), "remote": (), "pair": (LOCAL,)}
+FIXTURES = {"nodes": (), "remote": (), "faulty": (), "pair": (LOCAL,)}
 """Fixtures that are made for a plane, and what each is made for besides."""
 
 

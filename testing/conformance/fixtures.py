@@ -17,7 +17,7 @@ from ..leaks import look, settled
 from .actors.pairs import LOCAL, Pair
 from .network import Nodes
 from .rig import Rig
-from .selection import rig_for
+from .selection import rig_for, wanted
 
 
 class _Made(Protocol):
@@ -55,6 +55,15 @@ def remote(request: pytest.FixtureRequest) -> Iterator[Pair]:
             yield made
 
 
+@pytest.fixture
+def faulty(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A `Pair` whose near node reaches the far one through the faults of the rig."""
+    with _rigged(request) as rig:
+        made = Pair(rig, remote=True, faulty=True)
+        with _guarded(request.node, made):
+            yield made
+
+
 @contextmanager
 def _rigged(request: pytest.FixtureRequest) -> Iterator[Rig]:
     scheme = "memory" if request.param == LOCAL else request.param
@@ -63,7 +72,8 @@ def _rigged(request: pytest.FixtureRequest) -> Iterator[Rig]:
     directory = Path(base if len(base) < 24 else "/tmp", f"cb{secrets.token_hex(4)}")
     directory.mkdir(mode=0o700)
     try:
-        yield rig_for(request.config, scheme)(scheme, directory)
+        rig = rig_for(request.config, scheme)
+        yield rig(scheme, directory, wanted(request.node), request.config)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -75,9 +85,9 @@ def _guarded(item: pytest.Function, made: _Made) -> Iterator[None]:
 
     @functools.wraps(function)
     async def run(*args: Any, **kwargs: Any) -> None:
+        await rig.start()
         before = look(directory=rig.directory)
         try:
-            await rig.start()
             await made.start()
             await function(*args, **kwargs)
         finally:

@@ -162,12 +162,17 @@ class Nodes:
         node: str = "",
         listen: bool = True,
         start: bool = True,
+        beyond: bool = False,
         **settings: Any,
     ) -> Node:
-        """Make a node, and start it unless told not to; ``settings`` are changes of the rig's."""
+        """Make a node, and start it unless told not to; ``settings`` are changes of the rig's.
+
+        A node ``beyond`` has the faults of the rig between itself and those whom it dials by `dial_through`.
+        """
         number = next(_numbers)
+        base = self.rig.beyond() if beyond else self.settings
         made = Node(
-            replace(self.settings, **settings),
+            replace(base, **settings),
             name=name or f"node-{number}",
             namespace=namespace,
             node=node or f"{name or 'node'}-{os.getpid()}-{number}",
@@ -184,6 +189,25 @@ class Nodes:
         near = await client.dial(server)
         await until(lambda: server.up, "link_up at the server")
         return server, client, near, server.up[0]
+
+    async def pair_through(self, **settings: Any) -> tuple[Node, Node, Link, Link]:
+        """The same with the faults of the rig between them."""
+        server = await self.make("server", **settings)
+        client = await self.make("client", listen=False, beyond=True, **settings)
+        near = await self.dial_through(client, server)
+        await until(lambda: server.up, "link_up at the server")
+        return server, client, near, server.up[-1]
+
+    async def dial_through(self, client: Node, server: Node) -> Link:
+        """Return the link from a node beyond the faults, in as many attempts as a busy machine needs."""
+        deadline = monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await client.dial(self.rig.through(server.address))
+            except TransportError:
+                if monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.01)
 
     async def process(self, *, protocol: tuple[int, int] | None = None, **settings: Any) -> PeerProcess:
         """Start a node in a process of its own; ``protocol`` is the version that it speaks, if not ours."""

@@ -10,15 +10,13 @@ from callboard.transports.errors import TransportError
 from callboard.transports.registry import get_plane
 
 from .rig import Ability, Rig
+from .rigs import RIGS
 
 HOW = """\
 the conformance suite runs on the planes that you name:
   pytest --pyargs callboard.testing.conformance --plane SCHEME
 for a plane that needs something around it (a server, a directory, ...), with a class that starts it:
   pytest --pyargs callboard.testing.conformance --plane-rig MODULE:CLASS"""
-
-RIGS: dict[str, type[Rig]] = {}
-"""Of our own planes, those that have one."""
 
 _KEY: pytest.StashKey[dict[str, type[Rig]]] = pytest.StashKey()
 
@@ -32,8 +30,12 @@ def selected(config: pytest.Config) -> dict[str, type[Rig]]:
 
 def offering(config: pytest.Config, item: pytest.Item | pytest.Function) -> list[str]:
     """Return the schemes that offer everything that a test needs."""
-    wanted: set[Ability] = {need for mark in item.iter_markers("plane_needs") for need in mark.args}
-    return [scheme for scheme, rig in selected(config).items() if wanted <= rig.abilities(scheme)]
+    return [scheme for scheme, rig in selected(config).items() if wanted(item) <= rig.abilities(scheme)]
+
+
+def wanted(item: pytest.Item | pytest.Function) -> frozenset[Ability]:
+    """Return what a test needs of a plane."""
+    return frozenset(need for mark in item.iter_markers("plane_needs") for need in mark.args)
 
 
 def rig_for(config: pytest.Config, scheme: str) -> type[Rig]:

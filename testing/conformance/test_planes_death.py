@@ -111,7 +111,7 @@ async def test_a_reader_that_stalls_makes_the_link_full_and_loses_nothing(nodes)
         digest.update(message)
         sent += 1
         assert sent < 500, "the queue is not bounded"
-    with pytest.raises(LinkFull, match="1 messages wait; nothing was sent"):
+    with pytest.raises(LinkFull, match="messages wait; nothing was sent"):
         near.send([b"not sent"])
     seen = len(client.writable)
     peer.thaw()

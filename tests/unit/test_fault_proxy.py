@@ -156,7 +156,7 @@ def test_a_target_that_refuses_ends_the_connection(tmp_path):
         port = probe.getsockname()[1]
     with FaultProxy(f"127.0.0.1:{port}") as proxy:
         for _ in range(20):
-            with pytest.raises(ConnectionResetError), socket.socket() as caller:
+            with pytest.raises(ConnectionResetError), socket.socket() as caller:  # noqa: PT012 in either
                 caller.settimeout(LIMIT_S)
                 caller.connect(("127.0.0.1", int(proxy.endpoint.partition(":")[2])))
                 caller.recv(1)

@@ -17,7 +17,6 @@ from callboard.actors.origin import Origin
 from callboard.actors.policy import StopReason
 from callboard.actors.producer import LocalProducer, RemoteProducer
 from callboard.actors.ref import Ref
-from callboard.transports.settings import NetworkSettings
 
 from ..network import PATIENCE_S, until
 from ..rig import Rig
@@ -32,19 +31,19 @@ LOCAL = "local"
 class Pair:
     """``near`` calls, ``far`` has the actors; both are the same node where the plane is `LOCAL`."""
 
-    def __init__(self, rig: Rig, *, remote: bool) -> None:
+    def __init__(self, rig: Rig, *, remote: bool, faulty: bool = False) -> None:
         self.rig = rig
         self.plane = rig.plane if remote else LOCAL
         self.remote = remote
-        self.settings: NetworkSettings
+        self.faulty = faulty
+        """The near node has the faults of the rig between itself and the others."""
         self.nodes: list[Node] = []
         self.near: Node
         self.far: Node
 
     async def start(self) -> None:
         """Start both nodes; the rig has been started."""
-        self.settings = dataclasses.replace(self.rig.settings(), linger_s=0.2, request_timeout_s=PATIENCE_S)
-        self.near = await self.node("near")
+        self.near = await self.node("near", beyond=self.faulty)
         self.far = await self.node("far") if self.remote else self.near
 
     def check(self) -> None:
@@ -59,9 +58,11 @@ class Pair:
         for node in self.nodes:
             await node.close(grace_s=0.1)
 
-    async def node(self, name: str, **changes: Any) -> Node:
-        """Start one more node; ``changes`` are settings."""
-        node = Node(name=name, settings=dataclasses.replace(self.settings, **changes))
+    async def node(self, name: str, *, beyond: bool = False, **changes: Any) -> Node:
+        """Start one more node, behind the faults of the rig if ``beyond``; ``changes`` are settings."""
+        settings = self.rig.beyond() if beyond else self.rig.settings()
+        changes = {"linger_s": 0.2, "request_timeout_s": PATIENCE_S} | changes
+        node = Node(name=name, settings=dataclasses.replace(settings, **changes))
         self.nodes.append(node)
         await node.start()
         return node
@@ -80,7 +81,10 @@ class Pair:
         location = (home or self.far).location(name)
         assert location is not None
         for node in self.nodes:
-            if node is not (home or self.far):
+            if node is self.near and self.faulty:
+                through = self.rig.through(location.address)
+                node.add_location(dataclasses.replace(location, address=through))
+            elif node is not (home or self.far):
                 node.add_location(location)
 
     async def stop(self, name: str, *, grace_s: float = 5.0) -> None:
