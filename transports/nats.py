@@ -138,7 +138,7 @@ class NatsServer(_Side):
         """See `RequestPlaneServer.start`. Raises `NoRoute` and its children if NATS cannot be reached."""
         connection = self._connection = acquire(self._identity, self._settings)
         try:
-            await connection.open(self._settings.nats.startup_connect_timeout_s)
+            await connection.open_within(self._settings.nats.startup_connect_timeout_s)
             await connection.listen(self._subject, self._received)
         except BaseException:
             self._connection = None
@@ -238,7 +238,7 @@ class NatsClient(_Side):
         connection = self._connection
         while True:
             try:
-                await connection.open(max(0.001, until_s - monotonic()))
+                await connection.open_within(max(0.001, until_s - monotonic()))
                 link = await self._say_hello(connection, address, node, until_s)
             except Broken as error:  # the connection went while we waited: there will be another
                 if monotonic() > until_s:

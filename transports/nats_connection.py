@@ -25,7 +25,7 @@ from .base import RESERVED_BYTE, Identity
 from .errors import Broken, Closed, ConnectTimeout, NoRoute, TransportError
 from .handshake import encode_goodbye
 from .nats_beat import Beat
-from .nats_client import abort, close, connect, host_of, where
+from .nats_client import Refused, abort, close, connect, host_of, where
 from .nats_link import NatsLink
 from .nats_subjects import Subjects, is_inbox
 from .settings import NetworkSettings
@@ -34,6 +34,8 @@ ROOM_BYTES = 1024 * 1024
 """Waiting for the socket; links hold back what exceeds it."""
 MOST_PIECE_BYTES = 1024 * 1024
 FLUSH_S = 5.0
+LEAST_S = 0.05
+"""No attempt to connect is given less."""
 PENDING_LIMIT_BYTES = 256 * 1024 * 1024
 """Of one subscription, read and not yet handled. Links stay far below; strangers may not fill the memory."""
 RETURN_S = 2.0
@@ -120,6 +122,27 @@ class NatsConnection:
             if task is not None and task.cancelling():
                 raise
             raise Closed(where(self.settings.nats), "the network of this process was closed") from None
+
+    async def open_within(self, limit_s: float) -> None:
+        """Do what `open` does, and try again until ``limit_s`` is over: a NATS server may be about to start.
+
+        Raises `Refused` at once, because that does not change by itself.
+        """
+        until_s = monotonic() + limit_s
+        backoff, attempt = Backoff(0.05, 0.5), 0
+        while True:
+            try:
+                return await self.open(max(0.001, until_s - monotonic()))
+            except (Refused, Closed):
+                raise
+            except NoRoute as error:
+                wait_s = backoff.delay_s(attempt, random.random())
+                if until_s - monotonic() < wait_s + LEAST_S:
+                    raise
+                if not attempt:
+                    log.warning("%s; trying for %g s", error, limit_s)
+            attempt += 1
+            await asyncio.sleep(wait_s)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening = None
@@ -400,6 +423,9 @@ class NatsConnection:
 
     def _tick(self) -> None:
         now, late_s = monotonic(), monotonic() - self._tick_due_s
+        if self._client is not None and not self._client.is_connected:
+            # nats-py says so only when it has closed, and it cannot while the server does not read.
+            self.lose("the connection to NATS was lost")
         for link in list(self.links.values()):
             if (
                 late_s > self.settings.heartbeat_interval_s
