@@ -35,6 +35,15 @@ def where(settings: NatsSettings) -> str:
     return ", ".join(map(without_password, settings.servers))
 
 
+class OrderlyClient(Client):
+    """A client whose `flush` comes behind what was said before it, subscriptions above all."""
+
+    async def flush(self, timeout: int = 10) -> None:
+        """Return when the server has taken everything; nats-py writes its PING ahead of what its queue holds."""
+        await self._flush_pending(force_flush=True)
+        await super().flush(timeout)
+
+
 async def connect(
     settings: NetworkSettings,
     name: str,
@@ -58,7 +67,7 @@ async def connect(
         if client.is_connected and failed is not None:
             await failed(error)
 
-    client = Client()
+    client = OrderlyClient()
     try:
         async with asyncio.timeout(limit_s):
             await client.connect(
@@ -79,7 +88,7 @@ async def connect(
             )
     except TimeoutError:
         await close(client)
-        why = f"no NATS server answered within {limit_s:g} s"
+        why = f"no NATS server answered within {limit_s:.3g} s"
         raise ConnectTimeout(servers, f"{why}: {last}" if last else why) from None
     except nats.errors.NoServersError:
         await close(client)
@@ -137,6 +146,15 @@ def tls_context(options: NatsSettings) -> ssl.SSLContext:
     if options.tls_client_cert_path:
         context.load_cert_chain(options.tls_client_cert_path, options.tls_client_key_path)
     return context
+
+
+async def confirm(client: Client) -> None:
+    """Return when the server has taken everything that was written before.
+
+    nats-py writes the ping of its ``flush`` past the commands that still wait for the flusher; the second one is behind.
+    """
+    await client.flush()
+    await client.flush()
 
 
 async def close(client: Client) -> None:

@@ -25,7 +25,7 @@ from .base import RESERVED_BYTE, Identity
 from .errors import Broken, Closed, ConnectTimeout, NoRoute, TransportError
 from .handshake import encode_goodbye
 from .nats_beat import Beat
-from .nats_client import Refused, abort, close, connect, host_of, where
+from .nats_client import Refused, abort, close, confirm, connect, host_of, where
 from .nats_link import NatsLink
 from .nats_subjects import Subjects, is_inbox
 from .settings import NetworkSettings
@@ -115,7 +115,7 @@ class NatsConnection:
                 await asyncio.shield(self._opening)
         except TimeoutError:
             raise ConnectTimeout(
-                where(self.settings.nats), f"no connection to NATS within {limit_s:g} s"
+                where(self.settings.nats), f"no connection to NATS within {limit_s:.3g} s"
             ) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -140,7 +140,7 @@ class NatsConnection:
                 if until_s - monotonic() < wait_s + LEAST_S:
                     raise
                 if not attempt:
-                    log.warning("%s; trying for %g s", error, limit_s)
+                    log.warning("%s; trying for %.3g s", error, limit_s)
             attempt += 1
             await asyncio.sleep(wait_s)
 
@@ -164,7 +164,7 @@ class NatsConnection:
                 self._handlers[f"{self.inbox}.>"] = ("", self._answered)
             for subject, (queue, handler) in list(self._handlers.items()):
                 await self._subscribe(client, subject, queue, handler)
-            await client.flush()
+            await confirm(client)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             self._client = None
             self._subscriptions.clear()
@@ -251,7 +251,7 @@ class NatsConnection:
         if self.is_up and subject not in self._subscriptions:
             client = self.client
             await self._subscribe(client, subject, queue, handler)
-            await client.flush()
+            await confirm(client)
 
     async def _subscribe(self, client: Client, subject: str, queue: str, handler: Handler) -> None:
         async def handle(message: Msg) -> None:
