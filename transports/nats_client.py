@@ -151,7 +151,7 @@ def tls_context(options: NatsSettings) -> ssl.SSLContext:
 async def confirm(client: Client) -> None:
     """Return when the server has taken everything that was written before.
 
-    nats-py writes the ping of its ``flush`` past the commands that still wait for the flusher; the second one is behind.
+    nats-py writes the ping of its ``flush`` past the commands that still wait for its flusher; the second is behind.
     """
     await client.flush()
     await client.flush()
