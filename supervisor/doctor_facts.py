@@ -142,6 +142,5 @@ def uses_nats(config: Config) -> bool:
 
 def needs_jetstream(config: Config) -> bool:
     """True if the config stores anything in NATS."""
-    return config.event_plane.value == "jetstream" or any(
-        getattr(actor, "durable", None) for actor in config.actors
-    )
+    durable = any(actor.durable is not None for actor in config.actors)
+    return durable or config.event_plane.value == "jetstream"

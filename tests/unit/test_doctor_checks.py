@@ -21,6 +21,7 @@ from callboard.supervisor.doctor_facts import (
 )
 from callboard.supervisor.spec import ActorSpec, Config, EventPlane, ProcessSpec
 from callboard.supervisor.status import Announcement, State, SystemStatus
+from callboard.transports.durable import DurablePolicy
 from callboard.transports.settings import NetworkSettings
 
 NATS = NatsFacts(
@@ -161,8 +162,9 @@ def test_an_old_server_is_a_problem_for_what_it_cannot_do(
 def test_jetstream_matters_where_something_is_stored() -> None:
     off = replace(NATS, jetstream=False)
     assert found(facts(config=config("nats"), nats=off), "jetstream-off").level is Level.OK
-    stored = config("nats", event_plane=EventPlane.JETSTREAM)
-    assert found(facts(config=stored, nats=off), "jetstream-off").level is Level.PROBLEM
+    durable = ActorSpec(name="a", class_path="m:A", durable=DurablePolicy())
+    for stored in (config("nats", event_plane=EventPlane.JETSTREAM), config("nats", actors=(durable,))):
+        assert found(facts(config=stored, nats=off), "jetstream-off").level is Level.PROBLEM
 
 
 def test_a_small_payload_is_no_problem_and_is_explained() -> None:
