@@ -24,6 +24,14 @@ REFUSED = ("authorization violation", "authentication", "user authentication")
 log = logging.getLogger("callboard.transports.nats")
 
 
+class _Client(Client):
+    """What waits for a connection that has ended is dropped: nats-py would write it there, and with uvloop that raises."""
+
+    async def _process_op_err(self, error: Exception) -> None:
+        self._pending, self._pending_data_size = [], 0
+        await super()._process_op_err(error)
+
+
 class Refused(NoRoute):
     """The NATS server does not accept the credentials, or the encryption."""
 
@@ -33,15 +41,6 @@ class Refused(NoRoute):
 def where(settings: NatsSettings) -> str:
     """Return the servers as text, without passwords."""
     return ", ".join(map(without_password, settings.servers))
-
-
-class OrderlyClient(Client):
-    """A client whose `flush` comes behind what was said before it, subscriptions above all."""
-
-    async def flush(self, timeout: int = 10) -> None:
-        """Return when the server has taken everything; nats-py writes its PING ahead of what its queue holds."""
-        await self._flush_pending(force_flush=True)
-        await super().flush(timeout)
 
 
 async def connect(
@@ -67,7 +66,7 @@ async def connect(
         if client.is_connected and failed is not None:
             await failed(error)
 
-    client = OrderlyClient()
+    client = _Client()
     try:
         async with asyncio.timeout(limit_s):
             await client.connect(
