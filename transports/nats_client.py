@@ -25,7 +25,7 @@ log = logging.getLogger("callboard.transports.nats")
 
 
 class _Client(Client):
-    """What waits for a connection that has ended is dropped: nats-py would write it there, and with uvloop that raises."""
+    """Drops what waits for a connection that has ended: nats-py would write it there, which raises with uvloop."""
 
     async def _process_op_err(self, error: Exception) -> None:
         self._pending, self._pending_data_size = [], 0
