@@ -1,0 +1,309 @@
+"""What only the NATS plane promises: its subjects, its pieces, and what it does when NATS itself drops something."""
+
+import asyncio
+import hashlib
+import os
+from dataclasses import replace
+
+import nats
+import pytest
+
+from callboard.actors.errors import ActorStopped, ActorUnavailable
+from callboard.actors.node import Node as ActorNode
+from callboard.actors.policy import Executed, StopReason
+from callboard.supervisor.nats_server import NatsServer
+from callboard.testing.conformance.actors.classes import Echo, Gate
+from callboard.testing.conformance.network import Node, until
+from callboard.transports import nats_connection, nats_link
+from callboard.transports.errors import Broken, NoRoute
+from callboard.transports.nats_frames import DATA, HEADER_BYTES, WHOLE, pack
+from callboard.transports.settings import NetworkSettings
+
+on_nats = pytest.mark.parametrize("nodes", ["nats"], indirect=True)
+pairs = pytest.mark.parametrize("remote", ["nats"], indirect=True)
+
+MIB = 1024 * 1024
+PATIENT = {"heartbeat_interval_s": 10.0, "heartbeat_timeout_s": 30.0}
+
+
+async def stranger(node):
+    """A client of nats-py, connected as the node is."""
+    settings = node.settings.nats
+    return await nats.connect(list(settings.servers), token=settings.token)
+
+
+def subject_of(node):
+    return node.address.removeprefix("nats://")
+
+
+# -- subjects
+
+
+@pairs
+async def test_each_actor_has_its_subject_and_messages_for_it_travel_there(remote):
+    ref = await remote.spawn(Echo)
+    prefix = remote.far.settings.nats.prefix
+    spy = await stranger(remote.far)
+    seen = await spy.subscribe(f"{prefix}.default.a.0")
+    await spy.flush()
+    await spy.flush()
+    assert await ref.ask(Echo.echo, "to the subject of a.0") == "to the subject of a.0"
+    message = await seen.next_msg(timeout=10)
+    assert b"to the subject of a.0" in message.data
+    assert message.reply.startswith(f"{prefix}.default._inbox.near-")
+    await spy.close()
+
+
+@pairs
+async def test_all_messages_of_a_tick_to_one_actor_are_one_nats_message(remote):
+    ref = await remote.spawn(Echo)
+    await ref.ask(Echo.echo, 0)
+    counts = remote.near.statistics()["network"]["client nats"]
+    before = counts["messages_sent"]
+    await asyncio.gather(*(ref.ask(Echo.echo, number) for number in range(50)))
+    assert remote.near.statistics()["network"]["client nats"]["messages_sent"] == before + 1
+
+
+@pairs
+async def test_what_is_sent_to_an_actor_that_has_just_stopped_is_refused_by_its_node_and_nothing_else_notices(
+    remote,
+):
+    gate, ref = await remote.spawn(Gate, name="gate.0"), await remote.spawn(Echo)
+    assert await ref.ask(Echo.echo, 1) == 1
+    waits = asyncio.create_task(gate.ask(Gate.hold, "all the time"))
+    await until(lambda: remote.actor("gate.0").seen)
+    await remote.far.stop_actor("a.0", StopReason.COMMANDED)  # and nobody tells the caller
+    for _ in range(3):
+        with pytest.raises(ActorStopped) as caught:
+            await ref.ask(Echo.echo, 2)
+        assert caught.value.executed is Executed.NEVER
+    remote.actor("gate.0").gate.set()
+    assert await waits == "all the time"
+    assert remote.near.statistics()["network"]["client nats"]["links_broken"] == 0
+
+
+@pairs
+async def test_another_system_of_the_same_namespace_hears_the_messages_and_runs_none(remote):
+    ref = await remote.spawn(Gate)
+    other = await remote.node("other")
+    await other.spawn(Gate, name="a.0")
+    (cell,), (own,) = other.cells.values(), remote.far.cells.values()
+    for number in range(100):
+        ref.tell(Gate.note, number)
+    await until(lambda: len(own.actor.seen) == 100)
+    await until(lambda: other.statistics()["network"]["server"]["extra"]["strays"] > 0)
+    assert cell.actor.seen == []
+    assert remote.near.statistics()["network"]["client nats"]["links_broken"] == 0
+
+
+# -- nobody listens
+
+
+@on_nats
+async def test_what_is_sent_to_a_process_that_was_killed_comes_back_at_once_as_undelivered(nodes):
+    peer, client = await nodes.process(**PATIENT), await nodes.make(**PATIENT)
+    near = await client.dial(peer.address)
+    near.send([b"arrives"])
+    while (await peer.call("count"))["count"] < 1:
+        pass
+    client.network._clients["nats"]._connection._tick()  # what has been taken is acknowledged
+    peer.kill()
+    await peer.close()
+    link_lane = near.lane("somebody", 3)
+    near.send([b"one"])
+    link_lane.send([b"two", b"with a buffer"])
+    await until(lambda: client.down)
+    assert type(client.error_of(near)) is Broken
+    assert [b"one"] in [list(frames) for frames in near.undelivered()]
+
+
+@pairs
+async def test_an_ask_that_comes_back_is_known_never_to_have_run(remote):
+    ref = await remote.spawn(Echo)
+    assert await ref.ask(Echo.echo, 1) == 1
+    await remote.far._network._server._connection.close()  # as a killed process does, without a word
+    with pytest.raises(ActorUnavailable, match="the peer is gone") as caught:
+        await ref.options(retries=0).ask(Echo.echo, 2)
+    assert caught.value.executed is Executed.NEVER
+
+
+@on_nats
+async def test_a_piece_for_a_link_that_is_over_is_answered_so(nodes):
+    server, _client, near, _far = await nodes.pair()
+    spy = await stranger(server)
+    inbox = f"{server.settings.nats.prefix}.contract._inbox.stranger"
+    heard = await spy.subscribe(f"{inbox}.>")
+    head = pack(DATA, WHOLE, 0, far_hash(server), 12345, 0)
+    await spy.publish(subject_of(server), head + b"hello", reply=f"{inbox}.3039.0.0.n")
+    message = await heard.next_msg(timeout=10)
+    assert message.subject == f"{inbox}.3039"
+    assert b"this link is over" in message.data
+    near.send([b"still here"])
+    await until(lambda: server.received == [[b"still here"]])
+    await spy.close()
+
+
+def far_hash(node):
+    from callboard.transports.nats_frames import node_hash
+
+    return node_hash(node.identity.node)
+
+
+# -- pieces, windows, losses
+
+
+async def test_100_mb_arrive_intact_with_the_default_limit_of_the_server(nats_server):
+    """In one ask, there and back: as an argument out of band, and as one frame."""
+    settings = replace(nats_server.network(), max_message_bytes=128 * MIB, request_timeout_s=60)
+    near, far = ActorNode(name="near", settings=settings), ActorNode(name="far", settings=settings)
+    try:
+        await near.start()
+        await far.start()
+        await far.spawn(Echo, name="a.0")
+        near.add_location(far.location("a.0"))
+        value = os.urandom(MIB) * 100
+        answer = await near.ref("a.0", Echo).ask(Echo.echo, value)
+        assert hashlib.sha256(answer).digest() == hashlib.sha256(value).digest()
+        assert near.statistics()["network"]["client nats"]["bytes_sent"] > len(value)
+    finally:
+        await near.close()
+        await far.close()
+
+
+@on_nats
+async def test_the_window_holds_back_what_a_reader_has_not_taken(nodes):
+    peer, client = await nodes.process(**PATIENT), await nodes.make(channel_buffer=1000, **PATIENT)
+    near = await client.dial(peer.address)
+    peer.freeze()
+    for _ in range(200):
+        near.send([bytes(100_000)])
+    assert near._in_flight_bytes < nats_link.WINDOW_BYTES + MIB
+    assert len(near._waiting) > 100
+    peer.thaw()
+    while (await peer.call("count"))["count"] < 200:
+        pass
+    await until(lambda: not near._waiting)
+
+
+@on_nats
+async def test_a_reader_too_slow_for_its_own_client_loses_its_links_and_says_why(nodes, monkeypatch):
+    monkeypatch.setattr(nats_connection, "PENDING_LIMIT_BYTES", 10_000)
+    server, client, near, far = await nodes.pair()
+    for _ in range(30):
+        near.send([bytes(5_000)])
+    await until(lambda: server.down and client.down)
+    assert "too slow" in str(server.error_of(far)) or "lost messages" in str(server.error_of(far))
+    again = await client.dial(server)
+    again.send([b"goes on"])
+    await until(lambda: server.received[-1:] == [[b"goes on"]])
+
+
+async def test_a_reader_too_slow_for_the_nats_server_fails_what_was_outstanding_and_comes_back(tmp_path):
+    """The server ends the connection of a frozen process for whom more than ``max_pending`` waits."""
+    broker = NatsServer(tmp_path / "nats", token="", extra_config="max_pending: 1100000")
+    await broker.start()
+    from callboard.testing.conformance.network import PeerProcess
+
+    settings = NetworkSettings(request_plane="nats", **PATIENT)
+    settings = replace(settings, nats=replace(settings.nats, **broker.settings()))
+    peer = PeerProcess(settings)
+    client = Node(settings, name="client", namespace="contract", node="client", listen=True)
+    try:
+        await peer.start()
+        await client.network.start()
+        near = await client.dial(peer.address)
+        peer.freeze()
+        number = 0
+        while not client.down:  # ends: nobody listens any more, once the server has dropped the reader
+            if not near.full:
+                near.send([b"%06d" % number + bytes(100_000)])
+                number += 1
+            await asyncio.sleep(0.01)
+        assert type(client.error_of(near)) is Broken
+        peer.thaw()
+        again = await dial_until(client, peer.address)
+        again.send([b"echo"])
+        await until(lambda: [b"echo"] in client.received)
+    finally:
+        await client.network.close()
+        await peer.close()
+        await broker.stop()
+
+
+async def dial_until(client, address):
+    """The link, once the peer has noticed that it lost its connection, and has made another."""
+    while True:
+        try:
+            return await client.dial(address)
+        except NoRoute:
+            await asyncio.sleep(0.05)
+
+
+@on_nats
+async def test_a_missing_piece_ends_the_link_on_both_sides(nodes):
+    server, client, near, far = await nodes.pair()
+    near.send([b"first"])
+    await until(lambda: server.received)
+    near.main.sent += 1
+    near.send([b"third"])
+    await until(lambda: server.down and client.down)
+    assert "lost messages on the way" in str(server.error_of(far))
+    assert server.received == [[b"first"]]
+
+
+@on_nats
+async def test_a_piece_that_comes_twice_is_taken_once(nodes):
+    server, client, near, _far = await nodes.pair()
+    near.send([b"first"])
+    near.send([b"second"])
+    for number, flags, body, _ in list(near.main.kept):
+        near._transmit(near.main, number, flags, body)
+    near.send([b"third"])
+    await until(lambda: len(server.received) >= 3)
+    assert server.received == [[b"first"], [b"second"], [b"third"]]
+    assert client.down == server.down == []
+
+
+GARBAGE = {
+    "nothing": b"",
+    "random bytes": os.urandom(500),
+    "half a header": bytes((DATA,)) * (HEADER_BYTES - 1),
+    "a header and no more": bytes((DATA,)) * HEADER_BYTES,
+    "a hello that is none": b"\xc1Hxxxx",
+    "an acceptance nobody asked for": b"\xc1A\x80",
+    "JSON": b'{"method": "echo"}',
+}
+
+
+@on_nats
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
+@pytest.mark.parametrize("reply", ["", "somebody.else", "callboard.*.>"], ids=["no reply", "foreign", "wild"])
+async def test_garbage_of_strangers_is_counted_and_no_link_notices(nodes, garbage, reply):
+    server, client, near, far = await nodes.pair()
+    spy = await stranger(server)
+    client_inbox = f"{server.settings.nats.prefix}.contract._inbox.{client.identity.node}"
+    for subject in (subject_of(server), f"{client_inbox}.{near.key:x}", f"{client_inbox}.x.y"):
+        await spy._send_publish(subject, reply, garbage, len(garbage), None)
+    await spy.flush()
+    await spy.close()
+    near.send([b"ping"])
+    far.send([b"pong"])
+    await until(lambda: server.received and client.received)
+    counts = server.counts
+    await until(
+        lambda: counts.garbage_connections + server.network.statistics()["server"].extra["strays"] > 0
+    )
+    assert server.down == client.down == []
+
+
+@on_nats
+async def test_pieces_that_contradict_themselves_end_their_link_and_no_other(nodes):
+    server, client, near, far = await nodes.pair()
+    other = await nodes.make(listen=False)
+    bystander = await other.dial(server)
+    near._transmit(near.main, 0, 0, b"a middle without a beginning")
+    await until(lambda: server.down)
+    assert "begins in the middle" in str(server.error_of(far))
+    await until(lambda: client.down)
+    bystander.send([b"still here"])
+    await until(lambda: server.received == [[b"still here"]])
