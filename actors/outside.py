@@ -95,12 +95,30 @@ def endpoint_of(host: Host, cell: Cell) -> Endpoint:
         incarnation=cell.location.incarnation,
         actor_class=f"{cls.__module__}:{cls.__qualname__}",
         summary=f"{cls.__name__}: {about}" if about else cls.__name__,
-        methods={method.name: str(method.signature) for method in cell.methods.values()},
+        methods={method.name: spelt(method.signature) for method in cell.methods.values()},
         statistics=cell.statistics,
         waiting=lambda: len(cell.mailbox) + cell.running,
         ask=entrance.ask,
         tell=entrance.tell,
     )
+
+
+class _Bare(str):
+    """Text that `inspect` shows without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def spelt(signature: inspect.Signature) -> str:
+    """Return a signature as it is written, with annotations that are texts (PEP 563) without quotes."""
+
+    def bare(annotation: Any) -> Any:
+        return _Bare(annotation) if isinstance(annotation, str) else annotation
+
+    parameters = [one.replace(annotation=bare(one.annotation)) for one in signature.parameters.values()]
+    shown = signature.replace(parameters=parameters, return_annotation=bare(signature.return_annotation))
+    return str(shown)
 
 
 class Entrance:

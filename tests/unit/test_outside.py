@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import inspect
 import json
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,7 @@ import pytest
 
 from callboard.actors.actor import Actor
 from callboard.actors.node import Node
-from callboard.actors.outside import endpoint_of
+from callboard.actors.outside import endpoint_of, spelt
 from callboard.actors.policy import MailboxPolicy, Overflow, StopReason
 from callboard.transports.settings import NetworkSettings
 
@@ -309,6 +310,14 @@ def test_an_endpoint_tells_people_what_it_is():
         assert "on_start" not in endpoint.methods
 
     run(ask)
+
+
+def test_a_signature_is_spelt_as_it_is_written():
+    def method(self, a: "list[int]", b: str = "it's", *, c: "Job | None" = None) -> "dict[str, int]":
+        return {}
+
+    expected = """(self, a: list[int], b: str = "it's", *, c: Job | None = None) -> dict[str, int]"""
+    assert spelt(inspect.signature(method)) == expected
 
 
 def test_many_handlers_count_as_waiting_while_they_run():
