@@ -36,6 +36,19 @@ def subject_of(node):
     return node.address.removeprefix("nats://")
 
 
+async def unknown_to_nats(node, address):
+    """Return when the server has noticed that nobody listens at an address any more."""
+    spy = await stranger(node)
+    while True:
+        try:
+            await spy.request(address.removeprefix("nats://"), b"", timeout=0.1)
+        except nats.errors.NoRespondersError:
+            break
+        except nats.errors.TimeoutError:
+            continue
+    await spy.close()
+
+
 # -- subjects
 
 
@@ -109,6 +122,7 @@ async def test_what_is_sent_to_a_process_that_was_killed_comes_back_at_once_as_u
     client.network._clients["nats"]._connection._tick()  # what has been taken is acknowledged
     peer.kill()
     await peer.close()
+    await unknown_to_nats(client, peer.address)
     link_lane = near.lane("somebody", 3)
     near.send([b"one"])
     link_lane.send([b"two", b"with a buffer"])
@@ -198,8 +212,14 @@ async def test_a_reader_too_slow_for_its_own_client_loses_its_links_and_says_why
     await until(lambda: server.received[-1:] == [[b"goes on"]])
 
 
-async def test_a_reader_too_slow_for_the_nats_server_fails_what_was_outstanding_and_comes_back(tmp_path):
-    """The server ends the connection of a frozen process for whom more than ``max_pending`` waits."""
+async def test_a_reader_too_slow_for_the_nats_server_fails_what_was_outstanding_and_comes_back(
+    tmp_path, monkeypatch
+):
+    """The server ends the connection of a frozen process for whom more than ``max_pending`` waits.
+
+    Our window is far smaller; without it, this happens.
+    """
+    monkeypatch.setattr(nats_link, "WINDOW_BYTES", 1024 * MIB)
     broker = NatsServer(tmp_path / "nats", token="", extra_config="max_pending: 1100000")
     await broker.start()
     from callboard.testing.conformance.network import PeerProcess
@@ -216,9 +236,9 @@ async def test_a_reader_too_slow_for_the_nats_server_fails_what_was_outstanding_
         number = 0
         while not client.down:  # ends: nobody listens any more, once the server has dropped the reader
             if not near.full:
-                near.send([b"%06d" % number + bytes(100_000)])
+                near.send([b"%06d" % number + bytes(1_000_000)])
                 number += 1
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
         assert type(client.error_of(near)) is Broken
         peer.thaw()
         again = await dial_until(client, peer.address)
