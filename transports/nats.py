@@ -61,7 +61,7 @@ class _Side:
         """Counters since the start."""
         if self._connection is not None:
             self._statistics.extra["reconnects"] = self._connection.reconnects
-            self._statistics.extra["strays"] = self._connection.strays
+            self._statistics.extra["strays"] = self._connection.links.strays
         return self._statistics
 
     def _link(
@@ -75,12 +75,12 @@ class _Side:
             peer=peer,
             address=address,
             subject=subject,
-            replies=connection.inbox,
+            replies=connection.links.inbox,
             limit_bytes=self._settings.max_message_bytes,
             buffer=self._settings.channel_buffer,
             forget=self._ended,
         )
-        connection.add(link)
+        connection.links.add(link)
         return link
 
     def _ended(self, link: NatsLink) -> None:
@@ -95,7 +95,7 @@ class _Side:
         if lingers is not None:
             lingers.set_result(None)
         assert self._connection is not None
-        self._connection.remove(link)
+        self._connection.links.remove(link)
 
     def _give_up(self, link: NatsLink) -> None:
         if link in self._lingering:
@@ -161,7 +161,7 @@ class NatsServer(_Side):
     def _received(self, message: Msg) -> None:
         """Something came to the subject of this node."""
         connection = self._connection
-        if connection is None or connection.take(message):
+        if connection is None or connection.links.take(message):
             return
         if message.data[:2] != HELLO or not is_inbox(connection.subjects, message.reply):
             self._statistics.garbage_connections += 1
@@ -269,10 +269,10 @@ class NatsClient(_Side):
             elif link is not None:
                 link.close()
 
-        connection.dials[key] = take
+        connection.links.dials[key] = take
         try:
             hello = encode_hello(HELLO, Hello(self._identity, expects=node or ""))
-            connection.publish(Address.parse(address).place, hello, f"{connection.inbox}.{key:x}")
+            connection.publish(Address.parse(address).place, hello, f"{connection.links.inbox}.{key:x}")
             async with asyncio.timeout(until_s - monotonic()):
                 return await made
         except TimeoutError:
@@ -284,7 +284,7 @@ class NatsClient(_Side):
                 f"no handshake within {limit_s} s (network.connect_timeout_s, DYN_TCP_CONNECT_TIMEOUT)",
             ) from None
         finally:
-            connection.dials.pop(key, None)
+            connection.links.dials.pop(key, None)
 
     def _judge(
         self, connection: NatsConnection, address: str, node: str | None, key: int, answer: bytes

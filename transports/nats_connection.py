@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
@@ -21,13 +20,13 @@ from nats.aio.subscription import Subscription
 
 from . import nats_frames as wire
 from .backoff import Backoff
-from .base import RESERVED_BYTE, Identity
+from .base import Identity
 from .errors import Broken, Closed, ConnectTimeout, NoRoute, TransportError
-from .handshake import encode_goodbye
 from .nats_beat import Beat
 from .nats_client import Refused, abort, close, confirm, connect, host_of, where
 from .nats_link import NatsLink
-from .nats_subjects import Subjects, is_inbox
+from .nats_links import NatsLinks
+from .nats_subjects import Subjects
 from .settings import NetworkSettings
 
 ROOM_BYTES = 1024 * 1024
@@ -53,13 +52,8 @@ class NatsConnection:
         self.identity = identity
         self.settings = settings
         self.subjects = Subjects(settings.nats.prefix, identity.namespace)
-        self.inbox = self.subjects.inbox(identity.node)
-        self.links: dict[int, NatsLink] = {}
-        """Every link by its key, until it has sent what it holds."""
-        self.dials: dict[int, Callable[[bytes], None]] = {}
-        """Who takes what comes back to a hello, by the key of the link that it asks for; empty if nobody listens."""
+        self.links = NatsLinks(self, identity, self.subjects, settings)
         self.users = 0
-        self.strays = 0
         self.reconnects = 0
         self.returned_s = 0.0
         self.on_open: list[Callable[[], None]] = []
@@ -70,18 +64,13 @@ class NatsConnection:
         self._handlers: dict[str, tuple[str, Handler]] = {}
         """What we listen on: subject to queue group and handler; survives the connection."""
         self._subscriptions: dict[str, Subscription] = {}
-        self._alive: Counter[str] = Counter()
-        """How many links there are to each node: their signs of life are listened for."""
         self._ready = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stalled: set[NatsLink] = set()
         self._flushing = False
-        self._ticker: asyncio.TimerHandle | None = None
-        self._tick_due_s = 0.0
         self._beat: Beat | None = None
         self._closed = False
-        self._mine = wire.node_hash(identity.node)
 
     def __repr__(self) -> str:
         state = f"to {host_of(self._client)}" if self.is_up and self._client else "down"
@@ -161,7 +150,7 @@ class NatsConnection:
         self._most_bytes = min(client.max_payload, MOST_PIECE_BYTES) - wire.HEADER_BYTES
         try:
             if not self._handlers:
-                self._handlers[f"{self.inbox}.>"] = ("", self._answered)
+                self._handlers[f"{self.links.inbox}.>"] = ("", self.links.answered)
             for subject, (queue, handler) in list(self._handlers.items()):
                 await self._subscribe(client, subject, queue, handler)
             await confirm(client)
@@ -173,7 +162,7 @@ class NatsConnection:
         if self._beat is None:
             self._beat = Beat(self.settings, self.identity.name, self.subjects.alive(self.identity.node))
             self._beat.start()
-            self._tick_after_interval()
+            self.links.start()
         self._ready.set()
         for call in list(self.on_open):
             call()
@@ -181,7 +170,7 @@ class NatsConnection:
     async def _failed(self, error: Exception) -> None:
         if isinstance(error, nats.errors.SlowConsumerError):
             log.error("messages were lost: this process was too slow for %s", error.subject)
-            self._end_links("messages were lost: this process was too slow to read them")
+            self.links.fail("messages were lost: this process was too slow to read them")
         else:
             log.warning("NATS: %s", error)
 
@@ -198,12 +187,8 @@ class NatsConnection:
                 self.later(close(client))
             else:
                 abort(client)
-        self._end_links(why)
+        self.links.fail(why)
         self.later(self._return())
-
-    def _end_links(self, why: str) -> None:
-        for link in list(self.links.values()):
-            link.fail(why)
 
     async def _return(self) -> None:
         backoff, attempt = Backoff(0.05, 0.5), 0
@@ -224,8 +209,7 @@ class NatsConnection:
     async def close(self) -> None:
         """Send what is queued, and disconnect."""
         self._closed = True
-        if self._ticker is not None:
-            self._ticker.cancel()
+        self.links.stop()
         tasks = [task for task in (*self._tasks, self._opening) if task is not None]
         for task in tasks:
             task.cancel()
@@ -237,6 +221,11 @@ class NatsConnection:
         if self._beat is not None:
             await self._beat.stop()
 
+    def check(self) -> None:
+        """See `Carrier`: nats-py says so only when it has closed, and it cannot while the server does not read."""
+        if self._client is not None and not self._client.is_connected:
+            self.lose("the connection to NATS was lost")
+
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside; it is cancelled when the connection is closed."""
         task = self._loop.create_task(work)
@@ -244,6 +233,10 @@ class NatsConnection:
         task.add_done_callback(self._tasks.discard)
 
     # -- in
+
+    def hear(self, subject: str, handler: Handler) -> None:
+        """See `Carrier`."""
+        self.later(self.listen(subject, handler))
 
     async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> None:
         """Listen on a subject, on this connection and on those that follow; returns when the server knows it."""
@@ -286,58 +279,6 @@ class NatsConnection:
                 await subscription.drain()  # type: ignore[no-untyped-call]
         except (nats.errors.Error, OSError, TimeoutError) as error:
             log.debug("not sure that nothing more comes on %s: %s", subject, error)
-
-    def _answered(self, message: Msg) -> None:
-        """Something came to our inbox."""
-        tokens = message.subject[len(self.inbox) + 1 :].split(".")
-        try:
-            key = int(tokens[0], 16)
-        except ValueError:
-            self.strays += 1
-            return
-        if message.headers is not None and message.headers.get("Status") == "503":
-            self._nobody_listens(key, tokens[1:])
-            return
-        data = message.data
-        if data and data[0] == RESERVED_BYTE:
-            dial = self.dials.pop(key, None)
-            if dial is not None:
-                dial(data)
-            else:
-                self.strays += 1
-        else:
-            self.take(message)
-
-    def _nobody_listens(self, key: int, tokens: list[str]) -> None:
-        dial = self.dials.pop(key, None)
-        if dial is not None:
-            dial(b"")
-            return
-        link = self.links.get(key)
-        if link is not None and len(tokens) == 3 and tokens[0].isdecimal() and tokens[1].isdecimal():
-            link.nobody_listens(int(tokens[0]), int(tokens[1]), tokens[2])
-
-    def take(self, message: Msg) -> bool:
-        """Give a piece to its link; False if it is none."""
-        data = message.data
-        header = wire.unpack(data)
-        if header is None:
-            return False
-        link = self.links.get(header.link)
-        if link is not None:
-            link.received(header, data)
-            return True
-        self.strays += 1
-        if header.kind in (wire.DATA, wire.PROBE) and header.node == self._mine:
-            self._no_such_link(header, message.reply)
-        return True
-
-    def _no_such_link(self, header: wire.Header, reply: str) -> None:
-        """The peer believes in a link that is over: say so, or it would wait."""
-        subject = ".".join(reply.split(".")[:-3])
-        if is_inbox(self.subjects, subject) and self.is_up:
-            body = wire.pack_marks({}) + encode_goodbye("this link is over")
-            self.publish(subject, wire.pack(wire.GOODBYE, 0, 0, 0, header.link, 0) + body)
 
     # -- out: Wire (and ``subjects``)
 
@@ -388,51 +329,6 @@ class NatsConnection:
                     link.pump()
         finally:
             self._flushing = False
-
-    # -- signs of life
-
-    def add(self, link: NatsLink) -> None:
-        """There is one link more."""
-        self.links[link.key] = link
-        node = link.peer.node
-        self._alive[node] += 1
-        if self._alive[node] == 1:
-            self.later(self.listen(self.subjects.alive(node), lambda _: self._lives(node)))
-
-    def remove(self, link: NatsLink) -> None:
-        """A link has nothing more to send."""
-        if self.links.pop(link.key, None) is None:
-            return
-        self._stalled.discard(link)
-        node = link.peer.node
-        self._alive[node] -= 1
-        if not self._alive[node]:
-            del self._alive[node]
-            self.ignore(self.subjects.alive(node))
-
-    def _lives(self, node: str) -> None:
-        now = monotonic()
-        for link in self.links.values():
-            if link.peer.node == node:
-                link.heard_s = now
-
-    def _tick_after_interval(self) -> None:
-        interval_s = self.settings.heartbeat_interval_s
-        self._tick_due_s = monotonic() + interval_s
-        self._ticker = self._loop.call_later(interval_s, self._tick)
-
-    def _tick(self) -> None:
-        now, late_s = monotonic(), monotonic() - self._tick_due_s
-        if self._client is not None and not self._client.is_connected:
-            # nats-py says so only when it has closed, and it cannot while the server does not read.
-            self.lose("the connection to NATS was lost")
-        for link in list(self.links.values()):
-            if (
-                late_s > self.settings.heartbeat_interval_s
-            ):  # this loop stood still: what came is still unread
-                link.heard_s = now
-            link.tick(self.settings.heartbeat_timeout_s)
-        self._tick_after_interval()
 
 
 async def _unsubscribe(subscription: Subscription) -> None:

@@ -101,12 +101,12 @@ class Endpoints:
         exposed = self._exposed[endpoint.name] = Exposed(endpoint, service)
 
         def for_instance(sharers: Sharers, message: Msg) -> None:
-            if not connection.take(message):
+            if not connection.links.take(message):
                 chosen = sharers.pick()
                 self._handle(connection, chosen, chosen.service.by_instance, message)
 
         def for_component(sharers: Sharers, message: Msg) -> None:
-            if not connection.take(message):
+            if not connection.links.take(message):
                 chosen = sharers.pick()
                 self._handle(connection, chosen, chosen.service.by_component, message)
 

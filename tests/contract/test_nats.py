@@ -119,7 +119,7 @@ async def test_what_is_sent_to_a_process_that_was_killed_comes_back_at_once_as_u
     near.send([b"arrives"])
     while (await peer.call("count"))["count"] < 1:
         pass
-    client.network._clients["nats"]._connection._tick()  # what has been taken is acknowledged
+    client.network._clients["nats"]._connection.links.tick()  # what has been taken is acknowledged
     peer.kill()
     await peer.close()
     await unknown_to_nats(client, peer.address)
@@ -310,9 +310,7 @@ async def test_garbage_of_strangers_is_counted_and_no_link_notices(nodes, garbag
     far.send([b"pong"])
     await until(lambda: server.received and client.received)
     counts = server.counts
-    await until(
-        lambda: counts.garbage_connections + server.network.statistics()["server"].extra["strays"] > 0
-    )
+    await until(lambda: counts.garbage_connections + server.counts.extra["strays"] > 0)
     assert server.down == client.down == []
 
 
