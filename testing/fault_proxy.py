@@ -119,7 +119,9 @@ class FaultProxy:
             self._started.set()
         await self._stop.wait()
         server.close()
-        await self._cut()
+        while asyncio.all_tasks() - {asyncio.current_task()}:  # some have been accepted and not yet begun
+            await self._cut()
+            await asyncio.sleep(0)
         if self._listen:
             with suppress(OSError):
                 os.unlink(self._listen)
