@@ -195,9 +195,11 @@ class NatsServer:
         await self.start()
 
     def pause(self) -> None:
-        """Freeze it: connections stay open and nothing is answered."""
-        if self.pid:
+        """Freeze it: connections stay open and nothing is answered. Returns when the last of its threads stands."""
+        pid = self.pid
+        if pid:
             self._signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             self._is_paused = True
 
     def resume(self) -> None:

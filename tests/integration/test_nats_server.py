@@ -124,8 +124,9 @@ async def test_a_running_server_is_restarted_on_its_port(cluster: Cluster, tmp_p
 async def test_a_paused_server_answers_nothing_until_it_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     async with running(tmp_path) as server:
         server.pause()
-        await until(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED)
         assert not server.is_ready
+        stopped = Path(f"/proc/{server.pid}/task")
+        assert {psutil.Process(int(thread.name)).status() for thread in stopped.iterdir()} == {"stopped"}
         server.resume()
         async with client(server) as connection:
             assert connection.is_connected
