@@ -90,6 +90,7 @@ class Node:
         self._numbers = itertools.count(1)
         self._local = LocalOrigin(self)
         self._by_name: dict[str, Cell] = {}
+        self._stopping: dict[Cell, StopReason] = {}
         self.targets: dict[str, Target] = {}
         self._peers: dict[str, Peer] = {}
         self._sessions: dict[Link, Peer | Origin] = {}
@@ -232,6 +233,7 @@ class Node:
         cell = self._by_name.get(name)
         if cell is not None:
             until_s = monotonic() + grace_s
+            reason = self._stopping.setdefault(cell, reason)  # of whoever began
             self.directory.remove(name, cell.location.incarnation, f"it was stopped ({reason.value})")
             await self._shut(cell, grace_s)
             await cell.stop(reason, max(0.0, until_s - monotonic()))
@@ -246,6 +248,7 @@ class Node:
         await self._shut(cell)
         if cell.state is not State.STOPPED:
             await cell.stop(StopReason.FAILED, 0)
+        self._stopping.pop(cell, None)
         cell.actor = None  # ways that nobody has looked at since still know the cell
         self.cells.pop(cell.location.number, None)
         if self._by_name.get(cell.location.name) is cell:

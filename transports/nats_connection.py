@@ -338,12 +338,12 @@ async def _unsubscribe(subscription: Subscription) -> None:
         log.debug("a subscription ended with its connection: %s", error)
 
 
-_connections: dict[tuple[int, str], NatsConnection] = {}
+_connections: dict[tuple[asyncio.AbstractEventLoop, str], NatsConnection] = {}
 
 
 def acquire(identity: Identity, settings: NetworkSettings) -> NatsConnection:
     """Return the connection of a node, making it (unopened) for the first who asks."""
-    key = (id(asyncio.get_running_loop()), identity.node)
+    key = (asyncio.get_running_loop(), identity.node)
     connection = _connections.get(key)
     if connection is None:
         connection = _connections[key] = NatsConnection(identity, settings)
@@ -355,5 +355,5 @@ async def release(connection: NatsConnection) -> None:
     """Give a connection back; the last one closes it."""
     connection.users -= 1
     if connection.users == 0:
-        _connections.pop((id(asyncio.get_running_loop()), connection.identity.node), None)
+        _connections.pop((asyncio.get_running_loop(), connection.identity.node), None)
         await connection.close()
