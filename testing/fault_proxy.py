@@ -202,20 +202,19 @@ class FaultProxy:
         except* OSError:
             pass  # refused, or reset: so is the other end
         finally:
-            for end in ends:
-                await _end(end, in_order=in_order)
+            await _end(ends, in_order=in_order)
 
 
-async def _end(writer: asyncio.StreamWriter, *, in_order: bool) -> None:
-    with suppress(OSError):
-        if in_order:
-            writer.close()
-        else:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    if not in_order:
-        writer.transport.abort()
-    with suppress(OSError):
-        await writer.wait_closed()
+async def _end(writers: list[asyncio.StreamWriter], *, in_order: bool) -> None:
+    for writer in writers:
+        if not in_order:
+            with suppress(OSError):
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            writer.transport.abort()
+        writer.close()
+    for writer in writers:
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 _Queue = asyncio.Queue[tuple[float, bytes | None]]
