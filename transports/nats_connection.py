@@ -149,8 +149,7 @@ class NatsConnection:
         self._client = client
         self._most_bytes = min(client.max_payload, MOST_PIECE_BYTES) - wire.HEADER_BYTES
         try:
-            if not self._handlers:
-                self._handlers[f"{self.links.inbox}.>"] = ("", self.links.answered)
+            self._handlers.setdefault(f"{self.links.inbox}.>", ("", self.links.answered))
             for subject, (queue, handler) in list(self._handlers.items()):
                 await self._subscribe(client, subject, queue, handler)
             await confirm(client)
