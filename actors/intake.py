@@ -103,6 +103,7 @@ class ActorIntake:
         if delivery.count > policy.max_deliver:
             why = f"it was delivered {policy.max_deliver} times (max_deliver) and nobody said how it ended"
             self._bury(delivery, f"{why}: its process died each time, or took longer than ack_wait_s")
+            self._refill()
             return
         try:
             stored = self._decode(delivery.payload)

@@ -18,8 +18,6 @@ from callboard.actors.ref import Ref
 from callboard.transports.durable import DurablePolicy
 from callboard.transports.settings import NetworkSettings
 
-from .actors_for_tests import appears
-
 QUICK = DurablePolicy(ack_wait_s=0.6, backoff_s=(0.02, 0.04), max_deliver=3)
 PATIENT = DurablePolicy(ack_wait_s=600, backoff_s=(0.02,))
 """Nothing is delivered again because of time: what comes back was given back."""
@@ -43,7 +41,8 @@ class Ledger(Actor):
 
     async def write_after(self, what: str, path: str) -> None:
         self._note("begin", what)
-        await appears(path)
+        while not Path(path).exists():  # noqa: ASYNC110 - a file cannot be awaited
+            await asyncio.sleep(0.01)
         self._note("end", what)
 
     async def hang_at_first(self, what: str) -> None:
@@ -60,8 +59,8 @@ class Ledger(Actor):
         self._note("begin", what)
         raise ValueError(f"cannot do {what}")
 
-    async def pid(self) -> int:
-        return os.getpid()
+    async def pass_on(self, to: Ref[Ledger], what: str) -> None:
+        await to.tell_wait(Ledger.write, what)
 
 
 def lines(path: Path, word: str = "end", what: str = "") -> list[list[str]]:
@@ -84,11 +83,14 @@ class Worker(Actor):
         self.gate = asyncio.Event()
         self.gate.set()
         self.failures = 0
+        self.refused: list[Any] = []
 
     async def work(self, what: Any) -> None:
         self.running += 1
         try:
             await self.gate.wait()
+            if what in self.refused:
+                raise ValueError("not this one")
             if self.failures:
                 self.failures -= 1
                 raise ValueError("not now")
@@ -107,9 +109,6 @@ class Worker(Actor):
 
     async def typed(self, number: int, *, text: str = "") -> None:
         self.seen.append((number, text))
-
-    async def hand_over(self, to: Ref[Worker], what: Any) -> None:
-        await to.ask(Worker.work, what)
 
     async def echo(self, what: Any) -> Any:
         return what
