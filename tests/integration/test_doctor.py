@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from callboard.supervisor.doctor import gather
-from callboard.supervisor.doctor_checks import examine
-from callboard.supervisor.doctor_facts import NatsStage
+from callboard.supervisor.config import load
+from callboard.supervisor.doctor import dial, gather
+from callboard.supervisor.doctor_checks import descriptors_needed, examine
+from callboard.supervisor.doctor_facts import NatsStage, Reach
 from callboard.supervisor.doctor_nats import look_at_nats
 from callboard.supervisor.nats_server import NatsServer
 from callboard.supervisor.status import State
@@ -24,6 +28,7 @@ from callboard.testing.nats_session import NatsForTest
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import NetworkSettings
 
+from .actors_for_tests import Echo
 from .terminal import COMMAND, Finished, callboard, finished, launch
 from .waiting import until
 
@@ -103,9 +108,6 @@ async def test_too_few_open_files_are_found(cluster: Cluster, path: Path) -> Non
 async def test_the_number_of_open_files_is_enough_for_what_is_really_opened(
     cluster: Cluster, path: Path
 ) -> None:
-    from callboard.supervisor.config import load
-    from callboard.supervisor.doctor_checks import descriptors_needed
-
     path.write_text(CONFIG.replace("replicas = 2", "replicas = 6").replace("count = 2", "count = 6"))
     for plane in ("tcp", "nats"):
         system = await cluster.up(path, plane=plane)
@@ -158,8 +160,6 @@ async def test_jetstream_that_is_off_is_found_where_it_is_needed(
 
 
 async def test_a_program_that_is_no_nats_is_told(cluster: Cluster, path: Path) -> None:
-    import asyncio
-
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         await writer.drain()
@@ -197,8 +197,6 @@ async def test_a_system_that_does_not_answer_is_a_warning(cluster: Cluster, path
 
 
 async def test_the_port_of_a_frontend_is_found_with_who_holds_it(cluster: Cluster, tmp_path: Path) -> None:
-    import socket
-
     config = tmp_path / "front.toml"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -270,3 +268,19 @@ async def test_what_is_gathered_says_what_the_command_prints(cluster: Cluster, p
     findings = examine(await gather(path))
     done = await callboard("doctor", path, "--json")
     assert [f.check for f in findings] == [f["check"] for f in done.json()["findings"]]
+
+
+async def test_a_dead_process_is_told_from_one_that_is_silent(cluster: Cluster) -> None:
+    system = await cluster.system(plane="tcp")
+    await system.spawn(Echo, name="echo")
+    process, settings = system.status().process("echo.0"), NetworkSettings(connect_timeout_s=0.5)
+    assert (await dial(process, system.namespace, settings)).reach is Reach.ANSWERS
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        elsewhere = replace(process, address=f"tcp://127.0.0.1:{sock.getsockname()[1]}")
+        assert (await dial(elsewhere, system.namespace, settings)).reach is Reach.REFUSED
+        sock.listen()  # the kernel takes the connection, and nobody answers on it
+        silent = await dial(elsewhere, system.namespace, settings)
+        assert (silent.reach, "no handshake within 0.5 s" in silent.text) == (Reach.SILENT, True)
+    stranger = await dial(process, "another-namespace", settings)
+    assert (stranger.reach, "another-namespace" in stranger.text) == (Reach.REJECTED, True)
