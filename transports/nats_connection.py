@@ -23,7 +23,7 @@ from .backoff import Backoff
 from .base import Identity
 from .errors import Broken, Closed, ConnectTimeout, NoRoute, TransportError
 from .nats_beat import Beat
-from .nats_client import Refused, abort, close, confirm, connect, host_of, where
+from .nats_client import Refused, abort, close, confirm, connect, drain, host_of, where
 from .nats_link import NatsLink
 from .nats_links import NatsLinks
 from .nats_subjects import Subjects
@@ -275,8 +275,8 @@ class NatsConnection:
             return
         try:
             async with asyncio.timeout(limit_s):
-                await subscription.drain()  # type: ignore[no-untyped-call]
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+                await drain(self.client, subscription)
+        except (nats.errors.Error, OSError, TimeoutError, TransportError) as error:
             log.debug("not sure that nothing more comes on %s: %s", subject, error)
 
     # -- out: Wire (and ``subjects``)

@@ -19,9 +19,9 @@ from nats.errors import NoRespondersError
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 from callboard.actors.actor import Actor
-from callboard.actors.errors import StartFailed
+from callboard.actors.errors import ActorError, StartFailed
 from callboard.actors.node import Node
-from callboard.actors.policy import MailboxPolicy, StopReason
+from callboard.actors.policy import Executed, MailboxPolicy, StopReason
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.cluster import Cluster
 from callboard.testing.nats_session import NatsForTest
@@ -314,6 +314,36 @@ async def test_what_was_asked_before_a_stop_is_answered_and_what_comes_after_goe
         actor.gate.set()
         assert await asyncio.gather(*queued) == ["worker.0"] * 5
         await stop
+
+
+async def test_taking_back_an_address_costs_no_message_of_a_peer_and_no_link(
+    nats_server: NatsForTest,
+) -> None:
+    """What the peer has sent to the subject of the actor is read before nobody listens there."""
+    async with at(nats_server) as place:
+        server, client = await place.node(), await place.node()
+        asked, failures = Counter[str](), Counter[Executed]()
+
+        async def caller(name: str) -> None:
+            ref = client.ref(name, Worker).options(deadline_s=PATIENCE_S)
+            try:
+                while True:
+                    asked[await ref.ask(Worker.pause)] += 1
+            except ActorError as error:
+                failures[error.executed] += 1
+
+        callers = []
+        for index in range(10):
+            await server.spawn(Worker, name=f"worker.{index}")
+            client.add_location(server.location(f"worker.{index}"))
+            callers += [asyncio.ensure_future(caller(f"worker.{index}")) for _ in range(10)]
+        for index in range(10):
+            before = asked.total()
+            await until(lambda before=before: asked.total() > before + 100)
+            await server.stop_actor(f"worker.{index}", StopReason.COMMANDED, grace_s=PATIENCE_S)
+        await asyncio.gather(*callers)
+        assert failures == {Executed.NEVER: 100}
+        assert (place.counts()["links_broken"], place.counts()["links_opened"]) == (0, 1)
 
 
 async def test_an_actor_that_fails_is_called_no_more(nats_server: NatsForTest) -> None:
