@@ -34,6 +34,7 @@ async def test_a_killed_peer_takes_its_links_down_at_once(nodes):
     peer, client = await nodes.process(**PATIENT), await nodes.make(**PATIENT)
     near = await client.dial(peer.address)
     await peer.call("connect", address=client.address)
+    await until(lambda: client.up)
     accepted = client.up[0]
     peer.kill()
     await until(lambda: len(client.down) == 2)
@@ -58,6 +59,7 @@ async def test_what_came_from_a_dead_peer_before_the_loop_looked_is_delivered(no
     """The messages, the news of the death and the next connection all wait while the loop does not run."""
     peer, server = await nodes.process(), await nodes.make()
     await peer.call("connect", address=server.address)
+    await until(lambda: server.up)
     answer = await peer.call("send", count=90, size=1000)
     assert answer["downs"] == []
     peer.post("exit")
@@ -74,6 +76,7 @@ async def test_a_frozen_peer_is_taken_for_broken_within_the_heartbeat_timeout(no
     peer, client = await nodes.process(**quick), await nodes.make(**quick)
     near = await client.dial(peer.address)
     await peer.call("connect", address=client.address)
+    await until(lambda: client.up)
     accepted = client.up[0]
     peer.freeze()
     await until(lambda: len(client.down) == 2)
@@ -129,6 +132,7 @@ async def test_a_stalled_peer_of_a_server_does_not_hold_up_the_others(nodes):
     server = await nodes.make(channel_buffer=5, **PATIENT)
     stalled = await nodes.process(**PATIENT)
     await stalled.call("connect", address=server.address)
+    await until(lambda: server.up)
     stalled.freeze()
     slow = server.up[0]
     while not slow.full:
@@ -153,6 +157,7 @@ async def test_a_full_link_to_a_frozen_peer_can_be_closed_and_the_network_too(no
         link = await node.dial(peer.address)
     else:
         await peer.call("connect", address=node.address)
+        await until(lambda: node.up)
         link = node.up[0]
     peer.freeze()
     while not link.full:
