@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -17,11 +18,13 @@ from typing import Any
 
 import pytest
 
-from callboard.supervisor.guardian import VARIABLE
+from callboard.supervisor.guardian import VARIABLE, start_time
 from callboard.supervisor.nats_server import NatsServer
 from callboard.transports.settings import NetworkSettings
 
 from . import leaks
+
+DIRECTORY = "callboard-nats-"
 
 _servers: list[NatsServer] = []
 """None or one."""
@@ -69,7 +72,7 @@ async def shared(config: pytest.Config, mark: str) -> NatsServer:
     `NatsServerMissing`, `NatsServerFailed`.
     """
     if not _servers:
-        _servers.append(NatsServer(Path(tempfile.mkdtemp(prefix="callboard-nats-")), mark=mark))
+        _servers.append(NatsServer(_directory(), mark=mark))
         config.add_cleanup(_end)
     (server,) = _servers
     server.resume()
@@ -85,6 +88,17 @@ def for_test(request: pytest.FixtureRequest) -> NatsForTest:
         cluster = request.getfixturevalue("cluster")
         mark, prefix = cluster.outer_mark, cluster.token
     return NatsForTest(asyncio.run(shared(request.config, mark)), prefix)
+
+
+def _directory() -> Path:
+    """A directory that says whose it is; those of test runs that were killed are removed."""
+    base = Path(tempfile.gettempdir())
+    for path in base.glob(f"{DIRECTORY}*"):
+        owner = re.fullmatch(r"(\d+)\.(\d+)-.*", path.name.removeprefix(DIRECTORY))
+        if owner and max(0, start_time(int(owner[1]))) != int(owner[2]):
+            shutil.rmtree(path, ignore_errors=True)  # what belongs to somebody else stays
+    own = os.getpid()
+    return Path(tempfile.mkdtemp(prefix=f"{DIRECTORY}{own}.{max(0, start_time(own))}-", dir=base))
 
 
 def _end() -> None:

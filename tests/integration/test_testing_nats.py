@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -100,6 +101,9 @@ def test_tests_on_nats_need_no_set_up_and_share_one_server_that_ends_with_the_ru
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     pytester.makepyfile(nats_actors=ACTORS)
     pytester.makepyfile(USER)
+    (
+        tmp_path / f"callboard-nats-{os.getpid()}.1-x"
+    ).mkdir()  # of a run that was killed: our start was another
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=9)
     urls = (tmp_path / "notes").read_text().split()
