@@ -94,7 +94,7 @@ async def _jetstream(client: Client, now: Callable[[], float]) -> dict[str, Any]
     found: dict[str, Any] = {}
     try:
         audit = await client.subscribe(AUDIT)
-        await client.flush()
+        await nats_client.confirm(client)
         asked_s = now()
         await client.request(INFO, b"", timeout=API_S)
         answered_s = now()

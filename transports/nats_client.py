@@ -20,6 +20,7 @@ from .settings import NetworkSettings
 PENDING_BYTES = 256 * 1024 * 1024
 """Below it, ``publish`` never waits; what is queued stays far below by our own account."""
 CLOSE_S = 2.0
+CONFIRM_S = 5.0
 REFUSED = ("authorization violation", "authentication", "user authentication")
 
 log = logging.getLogger("callboard.transports.nats")
@@ -49,13 +50,14 @@ async def connect(
     name: str,
     *,
     limit_s: float,
+    inbox: str = "_INBOX",
     closed: Callable[[], Awaitable[None]] | None = None,
     failed: Callable[[Exception], Awaitable[None]] | None = None,
 ) -> Client:
     """Return a client that is connected to one of the servers, trying each of them once or twice.
 
-    It never reconnects by itself: ``closed`` is called when the connection is lost. Raises `Refused`,
-    `ConnectTimeout` and `NoRoute`.
+    ``inbox`` is what the subjects for its own answers begin with. It never reconnects by itself: ``closed`` is called
+    when the connection is lost. Raises `Refused`, `ConnectTimeout` and `NoRoute`.
     """
     options = settings.nats
     options.require_extras()
@@ -73,6 +75,7 @@ async def connect(
             await client.connect(
                 servers=list(options.servers),
                 name=name,
+                inbox_prefix=inbox,
                 error_cb=noted,
                 closed_cb=closed,
                 allow_reconnect=False,
@@ -148,23 +151,31 @@ def tls_context(options: NatsSettings) -> ssl.SSLContext:
     return context
 
 
-async def confirm(client: Client) -> None:
-    """Return when the server has taken everything that was written before.
+async def confirm(client: Client, limit_s: float = CONFIRM_S) -> None:
+    """Return when the server has taken everything that was sent before: a message to ourselves comes behind it.
 
-    nats-py writes the ping of its ``flush`` past the commands that still wait for its flusher; the second is behind.
+    Not nats-py's ``flush``: its ping overtakes commands that still wait for the flusher, and a pong that comes after
+    its time limit ends the loop that reads, without a word. Raises `nats.errors.TimeoutError`.
     """
-    await client.flush()
-    await client.flush()
+    inbox = client.new_inbox()
+    subscription = await client.subscribe(inbox)
+    try:
+        await client.publish(inbox)
+        await subscription.next_msg(limit_s)
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await subscription.unsubscribe()
 
 
 async def drain(client: Client, subscription: Subscription) -> None:
-    """End a subscription; returns when everything that came before its end was handled.
+    """End a subscription when everything that comes on it was handled.
 
-    nats-py's own ``drain`` relies on its ``flush``, and loses what comes after that and before the real end.
+    Like nats-py's own, with what `confirm` does in the place of its ``flush``.
     """
     await client._send_unsubscribe(subscription._id)
     await confirm(client)
-    await subscription.drain()  # type: ignore[no-untyped-call]
+    await subscription._pending_queue.join()
+    await subscription.unsubscribe()
 
 
 async def close(client: Client) -> None:

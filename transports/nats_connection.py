@@ -32,7 +32,6 @@ from .settings import NetworkSettings
 ROOM_BYTES = 1024 * 1024
 """Waiting for the socket; links hold back what exceeds it."""
 MOST_PIECE_BYTES = 1024 * 1024
-FLUSH_S = 5.0
 LEAST_S = 0.05
 """No attempt to connect is given less."""
 PENDING_LIMIT_BYTES = 256 * 1024 * 1024
@@ -144,7 +143,12 @@ class NatsConnection:
                 self.lose("the connection to NATS was lost")
 
         client = await connect(
-            self.settings, self.identity.name, limit_s=limit_s, closed=lost, failed=self._failed
+            self.settings,
+            self.identity.name,
+            limit_s=limit_s,
+            inbox=self.subjects.own(self.identity.node),
+            closed=lost,
+            failed=self._failed,
         )
         self._client = client
         self._most_bytes = min(client.max_payload, MOST_PIECE_BYTES) - wire.HEADER_BYTES
@@ -319,7 +323,7 @@ class NatsConnection:
         try:
             while self._stalled and self.is_up:
                 try:
-                    await self.client.flush(FLUSH_S)  # type: ignore[arg-type]
+                    await confirm(self.client)
                 except (nats.errors.Error, OSError, TransportError) as error:
                     log.debug("the NATS server does not read: %s", error)
                     await asyncio.sleep(0.05)

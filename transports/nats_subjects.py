@@ -67,6 +67,10 @@ class Subjects:
         """What the subjects for answers to a process begin with."""
         return f"{self.root}._inbox.{token(node)}"
 
+    def own(self, node: str) -> str:
+        """What the subjects for what the client library itself asks begin with."""
+        return f"{self.root}._own.{token(node)}"
+
     def alive(self, node: str) -> str:
         """Where a process gives its signs of life."""
         return f"{self.root}._alive.{token(node)}"
