@@ -46,7 +46,7 @@ async def _status(namespace: str | None, runtime_dir: Path | None) -> SystemStat
 
 def lines_of(status: SystemStatus) -> list[str]:
     """The status as text: a head, a table, and what was announced."""
-    insecure = "   INSECURE: listens beyond this machine without keys" if status.insecure else ""
+    insecure = "   INSECURE: others may reach it without keys" if status.insecure else ""
     head = (
         f"callboard {status.namespace} · plane {status.plane} · events {status.event_plane}"
         f" · pid {status.pid} · {status.state.value}{insecure}"

@@ -133,7 +133,7 @@ class _Printer:
         if not quiet:
             _say(f"callboard {status.namespace} · plane {status.plane} · events {status.event_plane}")
         if status.insecure:
-            _say("  INSECURE: it listens beyond this machine without keys", err=True)
+            _say("  INSECURE: others than this machine may reach it without keys", err=True)
         system.on_change = self._changed
         system.on_event = self._event
 
