@@ -1,12 +1,7 @@
 """A request plane of one's own in one file: asyncio streams over TCP, with addresses ``own://host:port``.
 
-Registered by an entry point of whatever is installed, it is used as any other: ``request_plane = "own"``.
-
-    [options.entry_points]
-    callboard.planes =
-        own = own_plane:OwnPlane
-
-It passes ``pytest --pyargs callboard.testing.conformance --plane-rig own_plane:OwnRig``; docs/planes.md says more.
+Named by an entry point of an installed package (``[callboard.planes]``, ``own = own_plane:OwnPlane``), it is used as
+any other. docs/planes.md says how to run the conformance suite on it: ``--plane-rig own_plane:OwnRig``.
 
 All reading, writing and probing is done in a thread with an event loop of its own (the *wire*), so that a process whose
 own loop is busy is not taken for dead. Everything that the runtime above is told, it is told on its own loop (*home*).
@@ -18,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import struct
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from callboard.testing.conformance.rigs import StreamRig
 from callboard.transports import errors
@@ -34,7 +28,7 @@ from callboard.transports.settings import NetworkSettings
 
 PROBE = struct.pack("!I", 0)
 MOST_FRAMES = 100_000
-T = TypeVar("T")
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Gone(ConnectionError):
@@ -62,23 +56,16 @@ async def read(reader: asyncio.StreamReader, limit_bytes: int) -> list[bytes | m
 class OwnLink:
     """One connection. ``_run`` and what it calls happen on the wire, everything else at home."""
 
-    def __init__(
-        self,
-        side: Side,
-        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        peer: Identity,
-        address: str,
-    ) -> None:
+    def __init__(self, side: OwnSide, streams: Streams, peer: Identity, address: str) -> None:
         self.peer, self.address, self.full = peer, address, False
         self._side, (self._reader, self._writer) = side, streams
-        limit = side.settings.max_message_bytes
-        self._limit_bytes = min(limit, peer.max_message_bytes or limit)
+        self._own_limit = side.settings.max_message_bytes
+        self._limit_bytes = min(self._own_limit, peer.max_message_bytes or self._own_limit)
         self._error: errors.TransportError | None = None
         self._waiting = 0
         self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._untaken = asyncio.Semaphore(side.settings.channel_buffer)
-        self._heard_s = monotonic()
-        self.task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def __repr__(self) -> str:
         state = f"down: {self._error}" if self._error else "full" if self.full else "up"
@@ -104,12 +91,12 @@ class OwnLink:
         if self._waiting >= self._side.settings.channel_buffer:
             self.full = True
             self._side.counts.stalls += 1
-        self._side.wire.post(self._outgoing.put_nowait, packed(frames))
+        self._side.post(self._outgoing.put_nowait, packed(frames))
 
     def close(self) -> None:
         self.end(errors.Closed(self.address, "this side closed the link"), "the peer closed the link")
 
-    def undelivered(self) -> Sequence[Frames]:
+    def undelivered(self) -> tuple[Frames, ...]:
         return ()
 
     def end(self, error: errors.TransportError, goodbye: str = "") -> None:
@@ -118,8 +105,8 @@ class OwnLink:
             self._error = error
             self._side.ended(self, error)
             if goodbye:
-                self._side.wire.post(self._outgoing.put_nowait, packed([hs.encode_goodbye(goodbye)]))
-            self._side.wire.post(self._outgoing.put_nowait, None)
+                self._side.post(self._outgoing.put_nowait, packed([hs.encode_goodbye(goodbye)]))
+            self._side.post(self._outgoing.put_nowait, None)
 
     def _sent(self) -> None:
         self._waiting -= 1
@@ -128,7 +115,7 @@ class OwnLink:
             self._side.handler.link_writable(self)
 
     def _received(self, frames: list[bytes | memoryview]) -> None:
-        self._side.wire.post(self._untaken.release)
+        self._side.post(self._untaken.release)
         if self._error is not None:
             self._side.counts.stray_messages += 1
         elif hs.is_own_frame(frames[0]):
@@ -139,25 +126,22 @@ class OwnLink:
             self._side.handler.link_received(self, frames)
 
     async def _run(self) -> None:
-        """Read, write and probe until the link is over; what is queued then is written within the linger limit."""
-        writing = asyncio.create_task(self._write())
-        others = [asyncio.create_task(work) for work in (self._read(), self._probe())]
+        """Until the link is over; what is queued then is written within the linger limit."""
+        tasks = [asyncio.create_task(work) for work in (self._write(), self._read(), self._probe())]
         try:
-            await asyncio.wait([writing, *others], return_when=asyncio.FIRST_COMPLETED)
-            for task in (*others, writing):
-                if task.done() and (error := task.exception()):
-                    is_ours = isinstance(error, Gone)
-                    why, goodbye = (str(error), str(error)) if is_ours else ("the peer is gone", "")
-                    self._side.tell(self.end, errors.Broken(self.address, why), goodbye)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for error in filter(None, (task.exception() for task in done)):
+                goodbye = str(error) if isinstance(error, Gone) else ""
+                self._side.tell(self.end, errors.Broken(self.address, goodbye or "the peer is gone"), goodbye)
             with suppress(TimeoutError, OSError):
                 async with asyncio.timeout(self._side.settings.linger_s):
-                    await writing
+                    await tasks[0]
                     self._writer.close()
                     await self._writer.wait_closed()
         finally:
-            for task in (writing, *others):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(writing, *others, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.transport.abort()
 
     async def _write(self) -> None:
@@ -168,11 +152,13 @@ class OwnLink:
 
     async def _read(self) -> None:
         while True:
-            frames = await read(self._reader, self._side.settings.max_message_bytes)
-            self._heard_s = monotonic()
+            try:
+                async with asyncio.timeout(self._side.settings.heartbeat_timeout_s):
+                    frames = await read(self._reader, self._own_limit)
+            except TimeoutError:
+                raise Gone("nothing was heard for too long") from None
             if frames:
                 await self._untaken.acquire()
-                self._heard_s = monotonic()
                 self._side.tell(self._received, frames)
 
     async def _probe(self) -> None:
@@ -180,116 +166,104 @@ class OwnLink:
             await asyncio.sleep(self._side.settings.heartbeat_interval_s)
             if not self._writer.transport.get_write_buffer_size():  # else something is under way already
                 self._writer.write(PROBE)
-            silent_s = monotonic() - self._heard_s
-            if silent_s > self._side.settings.heartbeat_timeout_s and not self._untaken.locked():
-                raise Gone(f"nothing was heard for {silent_s:.1f} s")
 
 
-class Wire(threading.Thread):
-    """An event loop in a thread."""
-
-    def __init__(self) -> None:
-        super().__init__(name="own plane", daemon=True)
-        self.loop = asyncio.new_event_loop()
-        self.start()
-
-    def run(self) -> None:
-        self.loop.run_forever()
-        self.loop.close()
-
-    def post(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function on the wire, some time soon."""
-        with suppress(RuntimeError):  # it was closed
-            self.loop.call_soon_threadsafe(function, *args)
-
-    async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the wire and return what it returns."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
-
-
-class Side:
-    """What a server and a client have in common: a wire, links, counters."""
+class OwnSide:
+    """A server or a client: the same, of which the one listens and the other dials."""
 
     def __init__(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> None:
         self.identity, self.handler, self.settings = identity, handler, settings
+        self.address = ""
         self.counts = PlaneStatistics()
-        self.links: list[OwnLink] = []
-        self.handshakes: set[asyncio.Task[None]] = set()
-        self.wire: Wire
-        self._home: asyncio.AbstractEventLoop | None = None
+        self._links: list[OwnLink] = []
+        self._shaking: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self._dialler = Dialler(self._find, self._dial)
+        self._idle = IdleCloser(settings, lambda: self._links, handler.link_idle)
+        self._home: asyncio.AbstractEventLoop
+        self._wire: asyncio.AbstractEventLoop
+        self._thread: threading.Thread | None = None
         self._closing: asyncio.Future[None] | None = None
 
     def statistics(self) -> PlaneStatistics:
         return self.counts
 
-    def begin(self) -> None:
-        """Start the wire, if it does not run."""
-        if self._home is None:
-            self._home, self.wire = asyncio.get_running_loop(), Wire()
-
-    def tell(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function at home, some time soon; from the wire."""
-        assert self._home is not None
-        self._home.call_soon_threadsafe(function, *args)
-
-    def opened(self, link: OwnLink) -> None:
-        self.links.append(link)
-        self.counts.links += 1
-        self.counts.links_opened += 1
-
-    def ended(self, link: OwnLink, error: errors.TransportError) -> None:
-        self.links.remove(link)
-        self.counts.links -= 1
-        self.counts.links_closed += isinstance(error, errors.Closed)
-        self.counts.links_broken += not isinstance(error, errors.Closed)
-        self.handler.link_down(link, error)
-
-    async def close(self) -> None:
-        for link in list(self.links):
-            link.close()
-        if self._home is not None:
-            if self._closing is None:
-                self._closing = asyncio.ensure_future(self._finish())
-            await asyncio.shield(self._closing)
-
-    async def _finish(self) -> None:
-        await self.wire.call(self._ended())
-        self.wire.post(self.wire.loop.stop)
-        await asyncio.to_thread(self.wire.join)
-
-    async def _ended(self) -> None:
-        for handshake in self.handshakes:
-            handshake.cancel()
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others)
-
-
-class OwnServer(Side):
-    """Accepts links."""
-
-    address = ""
-    _server: asyncio.Server
-
     async def start(self) -> None:
         host, port = self.settings.host, self.settings.port
-        self.begin()
         try:
-            self._server = await self.wire.call(asyncio.start_server(self._accept, host, port))
+            self._server = await self._call(asyncio.start_server(self._accept, host, port))
         except OSError as error:
             await self.close()
             raise errors.AddressInUse(f"own://{host}:{port}", str(error)) from None
         self.address = "own://{}:{}".format(*self._server.sockets[0].getsockname()[:2])
 
+    async def connect(self, address: str, *, node: str | None = None) -> OwnLink:
+        return await self._dialler.connect(address, node)
+
+    async def close(self) -> None:
+        self._idle.close()
+        await self._dialler.close()
+        for link in list(self._links):
+            link.close()
+        if self._thread is not None:
+            self._closing = self._closing or asyncio.ensure_future(self._finish(self._thread))
+            await asyncio.shield(self._closing)
+
+    async def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the wire and return what it returns."""
+        if self._thread is None:
+            self._home, self._wire = asyncio.get_running_loop(), asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._wire.run_forever, name="own plane", daemon=True)
+            self._thread.start()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._wire))
+
+    def post(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function on the wire, some time soon, if that is not closed."""
+        with suppress(RuntimeError):
+            self._wire.call_soon_threadsafe(function, *args)
+
+    def tell(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function at home, some time soon."""
+        self._home.call_soon_threadsafe(function, *args)
+
+    def _find(self, address: str) -> OwnLink | None:
+        return next((link for link in self._links if link.address == address), None)
+
+    async def _dial(self, address: str, node: str | None) -> OwnLink:
+        host, port = Address.parse(address).host_port()
+        link: OwnLink = await self._call(self._shake(address, host, port, node or ""))
+        self._idle.opened(link)
+        return link
+
+    def _opened(self, link: OwnLink, up: bool) -> None:
+        self._links.append(link)
+        self.counts.links += 1
+        self.counts.links_opened += 1
+        if up:
+            self.handler.link_up(link)
+        if self._closing is not None:
+            link.close()
+
+    def ended(self, link: OwnLink, error: errors.TransportError) -> None:
+        """A link is down."""
+        self._links.remove(link)
+        self.counts.links -= 1
+        self.counts.links_closed += isinstance(error, errors.Closed)
+        self.counts.links_broken += not isinstance(error, errors.Closed)
+        self.handler.link_down(link, error)
+
+    async def _finish(self, thread: threading.Thread) -> None:
+        await self._call(self._end())
+        self.post(self._wire.stop)
+        await asyncio.to_thread(thread.join)
+        self._wire.close()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.handshakes.add(task)
+        self._shaking.add(writer)
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
                 frame = (await read(reader, hs.LIMIT_BYTES))[0]
-            if frame[:2] != hs.HELLO:
-                raise hs.Nonsense("a hello must come first")
-            hello = hs.decode_hello(frame)
+            hello = hs.decode_hello(frame if frame[:2] == hs.HELLO else b"")
             if why := hs.objection(self.identity, hello):
                 self.counts.handshakes_refused += 1
                 writer.write(packed([hs.encode_refusal(why)]))
@@ -297,50 +271,18 @@ class OwnServer(Side):
                 return
             writer.write(packed([hs.encode_hello(hs.ACCEPTED, hs.Hello(self.identity))]))
             link = OwnLink(self, (reader, writer), hello.identity, f"own://peer/{hello.identity.node}")
-            self.tell(self._up, link)
-        except (OSError, EOFError, ValueError, IndexError, asyncio.CancelledError):
+            self.tell(self._opened, link, True)
+        except (OSError, EOFError, ValueError, IndexError):
             self.counts.garbage_connections += 1
             writer.transport.abort()
         finally:
-            self.handshakes.discard(task)
+            self._shaking.discard(writer)
 
-    def _up(self, link: OwnLink) -> None:
-        self.opened(link)
-        self.handler.link_up(link)
-        if self._closing is not None:
-            link.close()
-
-    async def _ended(self) -> None:
-        if self.address:
-            self._server.close()
-        await super()._ended()
-
-
-class OwnClient(Side):
-    """Dials links."""
-
-    def __init__(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> None:
-        super().__init__(identity, handler, settings)
-        self._dialler = Dialler(self._find, self._dial)
-        self._idle = IdleCloser(settings, lambda: self.links, handler.link_idle)
-
-    async def connect(self, address: str, *, node: str | None = None) -> OwnLink:
-        return await self._dialler.connect(address, node)
-
-    def _find(self, address: str) -> OwnLink | None:
-        return next((link for link in self.links if link.address == address), None)
-
-    async def _dial(self, address: str, node: str | None) -> OwnLink:
-        self.begin()
-        link = await self.wire.call(self._shake(address, node or ""))
-        self._idle.opened(link)
-        return link
-
-    async def _shake(self, address: str, expects: str) -> OwnLink:
+    async def _shake(self, address: str, host: str, port: int, expects: str) -> OwnLink:
         writer = None
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
-                reader, writer = await asyncio.open_connection(*Address.parse(address).host_port())
+                reader, writer = await asyncio.open_connection(host, port)
                 writer.write(packed([hs.encode_hello(hs.HELLO, hs.Hello(self.identity, expects=expects))]))
                 (frame,) = await read(reader, hs.LIMIT_BYTES)
             if frame[:2] == hs.REFUSED:
@@ -353,18 +295,19 @@ class OwnClient(Side):
             if isinstance(error, TimeoutError):
                 why = f"no handshake within {self.settings.connect_timeout_s} s"
                 raise errors.ConnectTimeout(address, why) from None
-            if isinstance(error, OSError | EOFError | ValueError) and not isinstance(
-                error, errors.BadAddress
-            ):
+            if isinstance(error, OSError | EOFError | ValueError):
                 raise errors.NoRoute(address, str(error)) from None
             raise
-        self.tell(self.opened, link)
+        self.tell(self._opened, link, False)
         return link
 
-    async def close(self) -> None:
-        self._idle.close()
-        await self._dialler.close()
-        await super().close()
+    async def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for writer in self._shaking:
+                writer.transport.abort()
+            await asyncio.wait(others)
 
 
 class OwnPlane:
@@ -373,7 +316,7 @@ class OwnPlane:
     capabilities = Capabilities(
         scheme="own", summary="an example", between_processes=True, between_hosts=True, notices_death=True
     )
-    server, client = OwnServer, OwnClient
+    server = client = OwnSide
 
 
 class OwnRig(StreamRig):
