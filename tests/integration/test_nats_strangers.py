@@ -25,6 +25,7 @@ from callboard.actors.policy import Executed, MailboxPolicy, StopReason
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.cluster import Cluster
 from callboard.testing.nats_session import NatsForTest
+from callboard.transports.nats_client import confirm, connect, drain
 from callboard.transports.nats_endpoints import MOST_REQUESTS
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import NetworkSettings
@@ -344,6 +345,72 @@ async def test_taking_back_an_address_costs_no_message_of_a_peer_and_no_link(
         await asyncio.gather(*callers)
         assert failures == {Executed.NEVER: 100}
         assert (place.counts()["links_broken"], place.counts()["links_opened"]) == (0, 1)
+
+
+async def test_everything_sent_to_a_subject_that_is_given_up_is_handled_or_known_to_have_reached_nobody(
+    nats_server: NatsForTest,
+) -> None:
+    """A regression: nats-py believes that nothing more comes while its command still waits to be written."""
+    listener = await connect(nats_server.network(), "listener", limit_s=PATIENCE_S)
+    sender = await nats.connect(nats_server.url, token=nats_server.token)
+    subject, inbox = f"{nats_server.prefix}.given.up", sender.new_inbox()
+    handled, refused, sent = 0, 0, 0
+
+    async def handle(message: Msg) -> None:
+        nonlocal handled
+        handled += 1
+
+    async def hear(message: Msg) -> None:
+        nonlocal refused
+        refused += 1
+
+    await sender.subscribe(inbox, cb=hear)
+    for _ in range(300):
+        subscription = await listener.subscribe(subject, cb=handle)
+        await confirm(listener)
+        leaving = asyncio.ensure_future(drain(listener, subscription))
+        while not leaving.done():
+            await sender.publish(subject, b"x", reply=inbox)
+            sent += 1
+            await asyncio.sleep(0)
+        await leaving
+        await until(lambda sent=sent: refused + handled >= sent)
+    assert handled > 0
+    assert refused + handled == sent
+    await listener.close()
+    await sender.close()
+
+
+async def test_without_the_right_to_the_service_protocol_actors_are_called_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rights = """
+    authorization { users: [
+        { user: any, password: any },
+        { user: actor, password: secret, permissions: {
+            publish: { allow: ["callboard.>"] }, subscribe: { allow: ["callboard.>"] }, allow_responses: true } }
+    ] }"""
+    server = NatsServer(tmp_path / "nats", token="", extra_config=rights)
+    await server.start()
+    try:
+        changes = server.settings() | {"username": "actor", "password": "secret"}
+        node = Node(
+            name="actor",
+            namespace="ns",
+            settings=NetworkSettings(request_plane="nats", nats=NatsSettings(**changes)),
+        )
+        await node.start()
+        await node.spawn(Worker, name="worker.0")
+        stranger = await nats.connect(server.url, user="any", password="any")
+        answer = await stranger.request("callboard.ns.worker", request("name"), timeout=PATIENCE_S)
+        assert answer.data == b'"worker.0"'
+        with pytest.raises(NoRespondersError):
+            await stranger.request("$SRV.PING.worker", b"", timeout=PATIENCE_S)
+        assert 'permissions violation for subscription to "$srv' in caplog.text.lower()
+        await stranger.close()
+        await node.close()
+    finally:
+        await server.stop()
 
 
 async def test_an_actor_that_fails_is_called_no_more(nats_server: NatsForTest) -> None:
