@@ -239,7 +239,13 @@ class NatsConnection:
 
     def hear(self, subject: str, handler: Handler) -> None:
         """See `Carrier`."""
-        self.later(self.listen(subject, handler))
+        self.later(self._hear(subject, handler))
+
+    async def _hear(self, subject: str, handler: Handler) -> None:
+        try:
+            await self.listen(subject, handler)
+        except (nats.errors.Error, TransportError) as error:  # it went meanwhile; the next one listens again
+            log.debug("%s is not listened to yet: %s", subject, error)
 
     async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> None:
         """Listen on a subject, on this connection and on those that follow; returns when the server knows it."""
