@@ -48,6 +48,8 @@ class ActorIntake:
         self._ids = itertools.count(1)
         self._open: dict[int, tuple[Delivery, float]] = {}
         """Each delivery that waits or runs, and when it came."""
+        self._letters: dict[int, int] = {}
+        """Sequence to letter, for what is delivered again while it is here."""
         self._open_bytes = 0
         self._held: deque[Letter] = deque()
         """What found the mailbox full of other messages."""
@@ -100,6 +102,9 @@ class ActorIntake:
             return
         if delivery.count > 1:
             self.redelivered += 1
+            if (known := self._letters.get(delivery.sequence)) is not None:  # the server could not hear of it
+                self._open[known] = (delivery, self._open[known][1])
+                return
         if delivery.count > policy.max_deliver:
             why = f"it was delivered {policy.max_deliver} times (max_deliver) and nobody said how it ended"
             self._bury(delivery, f"{why}: its process died each time, or took longer than ack_wait_s")
@@ -136,6 +141,7 @@ class ActorIntake:
             stored_at_s=delivery.stored_at_s,
         )
         self._open[letter.id] = (delivery, monotonic())
+        self._letters[delivery.sequence] = letter.id
         self._open_bytes += len(delivery.payload)
         if self._beat is None:
             self._beat_later()
@@ -198,6 +204,7 @@ class ActorIntake:
     def _end(self, letter: Letter) -> Delivery | None:
         delivery, came_s = self._open.pop(letter.id, (None, 0.0))
         if delivery is not None:
+            del self._letters[delivery.sequence]
             self._open_bytes -= len(delivery.payload)
             now = monotonic()
             took_s = max(now - max(came_s, self._last_end_s), 1e-6)

@@ -120,7 +120,10 @@ class NatsDurableStore:
         return self._connection
 
     async def _run(self, connection: NatsConnection) -> None:
-        await connection.listen(f"{self._inbox}.*", self._acknowledged)
+        with suppress(
+            nats.errors.Error, OSError, TimeoutError, TransportError
+        ):  # the next connection listens
+            await connection.listen(f"{self._inbox}.*", self._acknowledged)
         if connection.is_up:
             self._opened()
         while True:
@@ -157,7 +160,7 @@ class NatsDurableStore:
         try:
             await prepare()
             await pull.open()
-        except (nats.errors.Error, TransportError) as error:
+        except (nats.errors.Error, OSError, TimeoutError, TransportError) as error:
             log.warning("no deliveries yet: %s", error)
             if pull in self._pulls:
                 self._lost.add(pull)
@@ -378,8 +381,7 @@ class NatsDurableStore:
                 future.set_exception(
                     NotStored("a closed process", "it ended before the message was stored", True)
                 )
-        for pull in list(self._pulls):
-            await pull.close()
+        await asyncio.gather(*(pull.close() for pull in self._pulls))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -404,8 +406,8 @@ class Intake:
     async def close(self) -> None:
         """See `durable.Intake`."""
         pulls, self._pulls = self._pulls, []
+        await asyncio.gather(*(pull.close() for pull in pulls))
         for pull in pulls:
-            await pull.close()
             self._store.forget(pull)
 
 

@@ -25,7 +25,7 @@ from .errors import TransportError
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 SILENCE_S = 12.0
-CLOSE_S = 2.0
+CLOSE_S = 1.0
 AGAIN_S = 0.25
 """Before the next request after one that was refused."""
 
@@ -123,18 +123,22 @@ class NatsPull:
         self._free, self._most = 0, 1
         self._heard_s = self._refused_s = 0.0
         self._subscription: Subscription | None = None
+        self._client: Client | None = None
+        """Whose subscription it is."""
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<NatsPull {self._next} wants {self._free}, asked for {sum(self._open.values())}>"
 
     async def open(self) -> None:
-        """Begin to listen, on a new connection again. Raises `nats.errors.Error`, `TransportError`."""
+        """Begin to listen, or begin anew. Raises `nats.errors.Error`, `TransportError`."""
         self._open.clear()
         self._refused_s = 0.0
-        if not self._closed:
-            self._subscription = await self._reader.client.subscribe(f"{self._inbox}.*", cb=self._received)
-            self.want(self._free, self._most)
+        client = self._reader.client
+        if not self._closed and client is not self._client:
+            self._client = client
+            self._subscription = await client.subscribe(f"{self._inbox}.*", cb=self._received)
+        self.want(self._free, self._most)
 
     def want(self, free: int, most: int) -> None:
         """See `Intake`."""
@@ -201,7 +205,7 @@ class NatsPull:
             self.want(self._free, self._most)
 
     async def close(self) -> None:
-        """Take no more; what the server has sent meanwhile is delivered before this returns."""
+        """Take no more; what the server had sent before is delivered when this returns."""
         self._closed = True
         subscription, self._subscription = self._subscription, None
         if subscription is None or not self._reader.is_up:

@@ -19,7 +19,7 @@ from callboard.transports.errors import ConfigError, NotStored
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import NetworkSettings
 
-from .durable_actors import PATIENT, Nodes, Worker, jetstream, nodes_on, stream_of
+from .durable_actors import PATIENT, Broad, Nodes, Worker, jetstream, nodes_on, stream_of
 from .waiting import until
 
 
@@ -287,15 +287,40 @@ async def test_nothing_is_lost_when_the_server_restarts_with_messages_outstandin
         await server.stop()
 
 
+async def test_what_is_delivered_again_while_its_handler_runs_is_not_begun_again(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    try:
+        async with nodes_on(on(server)) as nodes:
+            node = await nodes.node(policy=DurablePolicy(ack_wait_s=0.5))
+            worker = await nodes.worker(node, cls=Broad)
+            worker.gate.clear()
+            await node.ref("worker", Worker).tell_wait(Worker.work, "slow")
+            await until(lambda: worker.running == 1)
+            await server.kill()  # for longer than it waits for a sign of life
+            await asyncio.sleep(0.6)
+            await server.start()
+            await until(lambda: node.statistics()["durable"]["intakes"]["worker.0"]["redelivered"] > 0)
+            worker.gate.set()
+            await node.ref("worker", Worker).options(deadline_s=30).tell_wait(Worker.work, "next")
+            await until(lambda: "next" in worker.seen)
+            assert worker.seen == ["slow", "next"]
+    finally:
+        await server.stop()
+
+
 async def test_a_consumer_that_was_deleted_is_made_again(cluster: Cluster) -> None:
     async with nodes_on(await network(cluster)) as nodes, jetstream(nodes.network) as js:
         node = await nodes.node()
         worker = await nodes.worker(node)
         await node.ref("worker", Worker).tell_wait(Worker.work, 1)
         await until(lambda: worker.seen == [1])
-        await js.delete_consumer(stream_of(nodes), "any")
+        await js.delete_consumer(stream_of(nodes), "any")  # and with it what it knew to be handled
         await node.ref("worker", Worker).tell_wait(Worker.work, 2)
         await until(lambda: worker.seen[-1] == 2)
+        assert worker.seen == [1, 1, 2]
 
 
 async def test_a_stream_that_was_deleted_is_made_again(cluster: Cluster) -> None:
