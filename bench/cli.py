@@ -36,8 +36,8 @@ def bench(
     """Measure the request plane on this machine; all cases, or those that are named.
 
     Client and server are separate processes, and `--plane tcp` really is TCP, without the short cut that
-    processes of one host take otherwise; `--plane nats` starts a nats-server of its own. Absolute figures drift: compare within one run, for example with
-    `floor_zmq`, the round trip that no runtime on zmq can beat.
+    processes of one host take otherwise; `--plane nats` starts a nats-server of its own. Absolute figures drift:
+    compare within one run, for example with `floor_zmq`, the round trip that no runtime on zmq can beat.
 
     \b
     Exit codes: 0 measured, 1 a case failed, 2 unknown case or plane.

@@ -90,7 +90,7 @@ async def test_delay_holds_each_message_for_its_own_time_and_keeps_the_order():
         await asyncio.sleep(0.04)
     await until(lambda: len(world.there.received) == 3)
     assert world.there.received == [b"1", b"2", b"3"]
-    assert all(arrived[message] - sent[message] >= 0.1 for message in sent)
+    assert all(arrived[message] - sent[message] > 0.1 - 1e-6 for message in sent)  # of large numbers
     await world.close()
 
 

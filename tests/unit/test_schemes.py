@@ -38,7 +38,7 @@ def test_a_built_in_plane_is_found_by_its_scheme(scheme):
 
 def test_an_unknown_scheme_names_the_known_ones_and_the_nearest():
     with pytest.raises(
-        UnknownScheme, match=r'"?tcq"?.* known: ipc, memory, tcp; did you mean "tcp"\?'
+        UnknownScheme, match=r'"?tcq"?.* known: ipc, memory, nats, tcp; did you mean "tcp"\?'
     ) as caught:
         get_plane("tcq")
     assert caught.value.scheme == "tcq"
