@@ -67,7 +67,7 @@ class NatsDurableStore:
         self._unsaid: list[tuple[str, bytes]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
-        self._closed = False
+        self._closed = self._ended = False
         self._dead = 0
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class NatsDurableStore:
             await connection.listen(f"{self._inbox}.*", self._acknowledged)
         if connection.is_up:
             self._opened()
-        while True:
+        while not self._ended:  # a cancellation may be lost in nats-py, as it is in asyncio.wait_for
             if not connection.is_up and self._opening is None:
                 self._opening = self.later(self._open(connection))
             now = monotonic()
@@ -381,6 +381,7 @@ class NatsDurableStore:
                 future.set_exception(
                     NotStored("a closed process", "it ended before the message was stored", True)
                 )
+        self._ended = True
         await asyncio.gather(*(pull.close() for pull in self._pulls))
         tasks = list(self._tasks)
         for task in tasks:
