@@ -173,7 +173,8 @@ class NatsConnection:
     async def _failed(self, error: Exception) -> None:
         if isinstance(error, nats.errors.SlowConsumerError):
             log.error("messages were lost: this process was too slow for %s", error.subject)
-            self.links.fail("messages were lost: this process was too slow to read them")
+            if self.subjects.carries_links(error.subject or ""):
+                self.links.fail("messages were lost: this process was too slow to read them")
         else:
             log.warning("NATS: %s", error)
 

@@ -142,7 +142,7 @@ class NatsLink:
         self._in_flight_bytes = 0
         self._waiting: deque[tuple[Lane, Frames, Iterator[tuple[int, bytes]]]] = deque()
         self._undelivered: list[Frames] = []
-        self._intake = Intake(limit_bytes)
+        self._intake = Intake(limit_bytes, WINDOW_BYTES)
         self._farewell: tuple[dict[int, int], str] | None = None
         self._left_s = 0.0
         self._goodbye = ""
@@ -301,13 +301,14 @@ class NatsLink:
     def _take(self, header: wire.Header, data: bytes) -> None:
         intake = self._intake
         try:
-            frames = intake.take(header, data, PIECE_COST_BYTES)
+            messages = intake.take(header, data, PIECE_COST_BYTES)
         except wire.Nonsense as error:
             self._statistics.oversized += isinstance(error, TooMuch)
             self.reject(str(error))
             return
-        if frames is not None:
-            self._deliver(frames)
+        for frames in messages:
+            if self._error is None:
+                self._deliver(frames)
         if intake.owed_bytes >= WINDOW_BYTES // 4:
             self.acknowledge()
         if self._farewell is not None:
@@ -367,6 +368,11 @@ class NatsLink:
             return
         if now - self.heard_s > silence_s:
             self.fail(f"no sign of life for {silence_s:g} s")
+            return
+        try:
+            self._intake.look_for_gaps()
+        except wire.Nonsense as error:
+            self.reject(str(error))
             return
         self.acknowledge()
         if self._quiet and self._error is None:

@@ -103,6 +103,16 @@ class Subjects:
         """
         return "-".join(token(name).replace("-", "=2D") for name in (self.prefix, self.namespace, component))
 
+    def carries_links(self, subject: str) -> bool:
+        """True if pieces of links may have come on a subject that we listen on.
+
+        >>> subjects = Subjects("callboard", "demo")
+        >>> [subjects.carries_links(s) for s in ("callboard.demo.w.0", "callboard.demo.w", "$SRV.PING")]
+        [True, False, False]
+        """
+        tokens = subject.removeprefix(f"{self.root}.").split(".")
+        return subject.startswith(f"{self.root}.") and len(tokens) > 1 and tokens[0] not in ("_alive", "_own")
+
 
 def is_inbox(own: Subjects, subject: str) -> bool:
     """True for a place in the inbox of a node, of whatever namespace: nothing else is ever answered.

@@ -62,6 +62,8 @@ class Connection:
         self._expects = node or ""
         self._ready: asyncio.Future[ZmqLink] = asyncio.get_running_loop().create_future()
         self._lingers_until_s = 0.0
+        self._patience: asyncio.TimerHandle | None = None
+        """Runs while the link may be full."""
         self.link: ZmqLink | None = None
         try:
             dealer = client.context.socket(zmq.DEALER)
@@ -177,6 +179,16 @@ class Connection:
     def stalled(self, link: ZmqLink) -> None:
         """See `Carrier`; the socket says by itself when it is writable."""
         self._watched.after_stall()
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(
+                self._client.settings.heartbeat_timeout_s, self._look
+            )
+
+    def _look(self) -> None:
+        self._patience = None
+        left_s = self.link.fail_if_stalled(self._client.settings.heartbeat_timeout_s) if self.link else 0.0
+        if left_s:
+            self._patience = asyncio.get_running_loop().call_later(left_s, self._look)
 
     def ended(self, link: ZmqLink, *, flush: bool) -> None:
         """See `Carrier`."""
@@ -193,6 +205,8 @@ class Connection:
 
     def _leave(self) -> None:
         """Close the socket; zmq sends what it holds in the time that is left."""
+        if self._patience is not None:
+            self._patience.cancel()
         self._watched.close(max(0, int((self._lingers_until_s - monotonic()) * 1000)))
         lingers = self._client.lingering.pop(self, None)
         if lingers is not None:

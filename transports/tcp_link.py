@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 import zmq
@@ -33,7 +34,7 @@ class ZmqLink:
 
     __slots__ = (
         "_carrier", "_error", "_handler", "_statistics", "_unsent", "_waiting", "address", "fd", "full", "key",
-        "limit_bytes", "peer",
+        "limit_bytes", "peer", "stalled_s",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,8 @@ class ZmqLink:
         """Name of the peer at a ROUTER, and the descriptor of its connection."""
         self.fd = fd
         self.full = False
+        self.stalled_s = 0.0
+        """Since when zmq has taken nothing, of a link that is full."""
         statistics.links += 1
         statistics.links_opened += 1
 
@@ -91,6 +94,7 @@ class ZmqLink:
             self._carrier.transmit(self, frames)
         except zmq.Again:
             self.full = True
+            self.stalled_s = monotonic()
             self._waiting.append(frames)
             statistics.stalls += 1
             self._carrier.stalled(self)
@@ -118,10 +122,23 @@ class ZmqLink:
                 self.fail(f"zmq: {error}")
                 return True
             self._waiting.popleft()
+            self.stalled_s = monotonic()
         if self.full and self._error is None:
             self.full = False
             self._handler.link_writable(self)
         return True
+
+    def fail_if_stalled(self, limit_s: float) -> float:
+        """Break the link if the peer takes nothing for ``limit_s``; returns the time until then, 0 if it is not full.
+
+        libzmq sends no probe while its output is blocked, so it does not notice a peer that is gone then.
+        """
+        if not self.full or self._error is not None:
+            return 0.0
+        left_s = self.stalled_s + limit_s - monotonic()
+        if left_s <= 0:
+            self.fail(f"the peer takes nothing for {limit_s:g} s")
+        return max(0.0, left_s)
 
     def received(self, frames: list[Any], size: int) -> None:
         """Give one message up."""

@@ -337,6 +337,7 @@ class TcpServer:
         for link in list(self._stalled):
             self._stalled.discard(link)
             link.resume()
+            link.fail_if_stalled(self._settings.heartbeat_timeout_s)
         if self._flushed is not None and not self._stalled and not self._flushed.done():
             self._flushed.set_result(None)
 

@@ -93,6 +93,30 @@ async def test_a_link_that_falls_silent_is_broken_on_both_ends_and_delivers_noth
 
 @needs(Ability.BLACKHOLE)
 @WAYS
+async def test_a_link_full_of_messages_that_falls_silent_is_broken_on_both_ends(nodes, ways):
+    """A regression: no probe goes through an output that is blocked, so nobody noticed."""
+    server, client, near, far = await nodes.pair_through(**QUICK)
+    server.keeps = client.keeps = False
+
+    async def fill(node, link):
+        while not is_down(node, link):
+            for _ in range(100):
+                if not link.full and not is_down(node, link):
+                    link.send([bytes(8), bytes(3000)])
+            await asyncio.sleep(0.001)
+
+    filling = [asyncio.create_task(fill(client, near)), asyncio.create_task(fill(server, far))]
+    await until(
+        lambda: server.counts.messages_received > 100 and client.client_counts.messages_received > 100
+    )
+    nodes.rig.blackhole(*ways)
+    await until(lambda: is_down(client, near) and is_down(server, far), lambda: (near, far))
+    await asyncio.gather(*filling)
+    assert type(client.error_of(near)) is type(server.error_of(far)) is Broken
+
+
+@needs(Ability.BLACKHOLE)
+@WAYS
 async def test_an_idle_link_that_falls_silent_is_broken_on_both_ends(nodes, ways):
     server, client, near, far = await nodes.pair_through(**QUICK)
     nodes.rig.blackhole(*ways)
