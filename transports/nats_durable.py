@@ -257,10 +257,22 @@ class NatsDurableStore:
         """See `DurableStore`."""
         await self._js()
         places = [None] if instance is None else [None, instance]
-        pulls = [await self._pull(component, place, take) for place in places]
-        return Intake(self, pulls)
+        intake = Intake(self)
+        try:
+            for place in places:
+                await self._pull(component, place, take, intake.pulls)
+        except BaseException:
+            await intake.close()
+            raise
+        return intake
 
-    async def _pull(self, component: str, instance: int | None, take: Callable[[Delivery], None]) -> NatsPull:
+    async def _pull(
+        self,
+        component: str,
+        instance: int | None,
+        take: Callable[[Delivery], None],
+        pulls: list[NatsPull],
+    ) -> None:
         stream, name = self._subjects.stream(component), "any" if instance is None else f"only-{instance}"
 
         async def prepare() -> None:
@@ -276,8 +288,8 @@ class NatsDurableStore:
             lost=lambda: self._lost.add(pull),
         )
         self._pulls[pull] = prepare
+        pulls.append(pull)
         await pull.open()
-        return pull
 
     async def _prepare(self, component: str, stream: str, name: str, subject: str) -> None:
         entry = self._log(component)
@@ -396,17 +408,18 @@ class NatsDurableStore:
 class Intake:
     """One instance's way to its messages: those for whichever is free, and its own. See `durable.Intake`."""
 
-    def __init__(self, store: NatsDurableStore, pulls: list[NatsPull]) -> None:
-        self._store, self._pulls = store, pulls
+    def __init__(self, store: NatsDurableStore) -> None:
+        self._store = store
+        self.pulls: list[NatsPull] = []
 
     def want(self, free: int, most: int) -> None:
         """See `durable.Intake`: each of both may bring so many; who receives has room for twice that."""
-        for pull in self._pulls:
+        for pull in self.pulls:
             pull.want(free, most)
 
     async def close(self) -> None:
         """See `durable.Intake`."""
-        pulls, self._pulls = self._pulls, []
+        pulls, self.pulls = self.pulls, []
         await asyncio.gather(*(pull.close() for pull in pulls))
         for pull in pulls:
             self._store.forget(pull)

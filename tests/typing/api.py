@@ -15,6 +15,7 @@ from callboard import (
     ActorContext,
     ActorError,
     CallboardError,
+    DurablePolicy,
     Executed,
     MailboxPolicy,
     NetworkSettings,
@@ -130,6 +131,7 @@ async def a_protocol_stands_in(ref: Ref[Worker]) -> None:
 def references(ref: Ref[Worker]) -> None:
     assert_type(ref.options(deadline_s=0.5, retries=2, on_down=OnDown.WAIT), Ref[Worker])
     assert_type(ref.options(deadline_s=math.inf), Ref[Worker])
+    assert_type(ref.options(message_id="order-7"), Ref[Worker])
     assert_type(ref.instance(3), Ref[Worker])
     assert_type(ref.instances(), list[Ref[Worker]])
     assert_type(ref.name, str)
@@ -142,6 +144,8 @@ async def script() -> None:
         assert_type(await workers.ask(Worker.load), float)
         await system.spawn(Router, workers, mailbox=MailboxPolicy(messages=10, overflow=Overflow.REJECT))
         assert_type(system.ref("worker", Worker), Ref[Worker])
+        assert_type(await system.spawn(Worker, "a", durable=DurablePolicy(max_deliver=3)), Ref[Worker])
+        assert_type((await system.replay("worker", from_sequence=5)).failed, int)
 
 
 async def settings() -> None:
