@@ -81,6 +81,7 @@ class Peer:
     def _outbox(self, location: Location) -> Outbox:
         if not self._lanes:
             return self.outbox
+        self._forget_idle()
         outbox = Outbox(self.loop, self.outbox.limit_bytes, self.outbox.setting, self._refused)
         self._outboxes[location.number] = location, outbox
         if self.link is not None:
@@ -99,11 +100,26 @@ class Peer:
             self._attach(location, outbox, link)
 
     def writable(self) -> None:
-        """The link has room again."""
+        """The link has room again: outboxes take turns, the one that was served last comes last."""
         self.outbox.flush()
-        for number, (_, outbox) in list(self._outboxes.items()):
-            outbox.flush()
-            if outbox.idle and number not in self.outlets:
+        for number in list(self._outboxes):
+            if self.link is None or self.link.full:
+                return
+            entry = self._outboxes.pop(number)
+            self._outboxes[number] = entry
+            entry[1].flush()
+
+    def _forget_idle(self) -> None:
+        """Drop the outboxes of actors that are gone, once nobody can post there any more."""
+        gone = {
+            number
+            for number, (_, outbox) in self._outboxes.items()
+            if number not in self.outlets and outbox.idle
+        }
+        if gone:
+            calls, readers = self.host.pending.calls, self.host.readers
+            routes = [calls[i].route for i in self._calls()] + [readers[i].route for i in self._readers()]
+            for number in gone - {route.location.number for route in routes}:
                 del self._outboxes[number]
 
     def received(self, frames: Sequence[bytes | memoryview]) -> None:
@@ -212,9 +228,6 @@ class Peer:
         outlet = self.outlets.pop(location.number, None)
         for call_id in outlet.down() if outlet is not None else ():
             self._unavailable(call_id, why, Executed.NEVER)
-        own = self._outboxes.get(location.number)
-        if own is not None and own[1].idle:
-            del self._outboxes[location.number]
 
     def _unsent(self, link: Link | None) -> set[int]:
         """Empty the outboxes; returns the calls that reached nobody, and counts the tells."""

@@ -108,7 +108,7 @@ class LaneLink(Link, Protocol):
     def lane(self, component: str, index: int | None) -> Link:
         """Return what sends over this link to one actor of the peer, by the actor's own address.
 
-        Messages of one lane stay in order; those of different lanes do not wait for each other.
+        Messages of one lane stay in order; those of different lanes take turns.
         """
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from time import monotonic
 
@@ -40,6 +41,7 @@ from .nats_subjects import Subjects, is_inbox
 from .settings import NetworkSettings
 
 TRY_AGAIN_S = 0.05
+SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 
 log = logging.getLogger("callboard.transports.nats")
 
@@ -53,6 +55,7 @@ class _Side:
         self._settings = settings
         self._statistics = PlaneStatistics()
         self._connection: NatsConnection | None = None
+        self._up: set[NatsLink] = set()
         self._lingering: dict[NatsLink, asyncio.Future[None]] = {}
         """Links that are down and have something left to send."""
         self._closing: asyncio.Task[None] | None = None
@@ -81,10 +84,12 @@ class _Side:
             forget=self._ended,
         )
         connection.links.add(link)
+        self._up.add(link)
         return link
 
     def _ended(self, link: NatsLink) -> None:
         """A link is down; called once more when it has sent what it held."""
+        self._up.discard(link)
         self._forget(link)
         if not link.is_done:
             loop = asyncio.get_running_loop()
@@ -113,8 +118,8 @@ class _Side:
     async def _close(self) -> None:
         raise NotImplementedError
 
-    async def _close_links(self, links: list[NatsLink]) -> None:
-        for link in links:
+    async def _close_links(self) -> None:
+        for link in list(self._up):
             link.close()
         if self._lingering:
             await asyncio.wait(list(self._lingering.values()))
@@ -174,6 +179,8 @@ class NatsServer(_Side):
             self._answer(message.reply, encode_refusal(str(error)))
             return
         why = objection(self._identity, hello) or ("it is closing" if self._closing else "")
+        if connection.links.knows(key):
+            why = "there is a link of this key already"
         if why:
             self._statistics.handshakes_refused += 1
             self._answer(message.reply, encode_refusal(why))
@@ -206,7 +213,7 @@ class NatsServer(_Side):
         connection = self._connection
         if connection is not None:
             await self._endpoints.close(connection)
-        await self._close_links(list(self._links.values()))
+        await self._close_links()
         if connection is not None:
             connection.ignore(self._subject)  # not before: until then peers acknowledge what we send
             await release(connection)
@@ -228,6 +235,8 @@ class NatsClient(_Side):
         """See `RequestPlaneClient.connect`."""
         if Address.parse(address).scheme != "nats":
             raise BadAddress(address, "this plane dials nats://")
+        if not SUBJECT.fullmatch(Address.parse(address).place):
+            raise BadAddress(address, "the subject of a node follows the scheme")
         return await self._dialler.connect(address, node)
 
     async def _dial(self, address: str, node: str | None) -> NatsLink:
@@ -305,7 +314,7 @@ class NatsClient(_Side):
         subject = Address.parse(address).place
         if why:
             self._statistics.handshakes_refused += 1
-            farewell = pack_marks({}) + encode_goodbye(why)
+            farewell = pack_marks({})[0] + encode_goodbye(why)
             connection.publish(subject, pack(GOODBYE, 0, 0, 0, key, 0) + farewell)
             raise HandshakeRefused(address, why)
         link = self._link(connection, key, hello.identity, address, subject)
@@ -323,7 +332,7 @@ class NatsClient(_Side):
     async def _close(self) -> None:
         self._idle.close()
         await self._dialler.close()
-        await self._close_links(list(self._links.values()))
+        await self._close_links()
         if self._connection is not None:
             await release(self._connection)
 

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import threading
 
-from .errors import TransportError
 from .nats_client import close, connect
 from .settings import NetworkSettings
 
@@ -75,7 +74,7 @@ class Beat:
                 client = await connect(
                     self._settings, f"{self._name} (alive)", limit_s=self._settings.connect_timeout_s
                 )
-            except TransportError as error:
+            except Exception as error:  # whatever it is, nobody else would try again
                 log.debug("no sign of life can be given: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue

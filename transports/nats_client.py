@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import ssl
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 import nats.errors
@@ -54,14 +56,35 @@ async def connect(
     closed: Callable[[], Awaitable[None]] | None = None,
     failed: Callable[[Exception], Awaitable[None]] | None = None,
 ) -> Client:
-    """Return a client that is connected to one of the servers, trying each of them once or twice.
+    """Return a client that is connected to one of the servers; each of them gets its share of the time.
 
     ``inbox`` is what the subjects for its own answers begin with. It never reconnects by itself: ``closed`` is called
-    when the connection is lost. Raises `Refused`, `ConnectTimeout` and `NoRoute`.
+    when the connection is lost. Raises `Refused`, `ConnectTimeout` and `NoRoute`, of the last server that was tried.
     """
-    options = settings.nats
-    options.require_extras()
-    servers, last = where(options), ""
+    settings.nats.require_extras()
+    until_s = monotonic() + limit_s
+    servers = random.sample(settings.nats.servers, len(settings.nats.servers))
+    for number, server in enumerate(servers):
+        share_s = max(0.001, (until_s - monotonic()) / (len(servers) - number))
+        try:
+            return await _connect(settings, server, name, share_s, inbox, closed, failed)
+        except NoRoute as error:
+            if number == len(servers) - 1:
+                raise
+            log.info("%s; trying the next server", error)
+    raise AssertionError("settings without a server")
+
+
+async def _connect(
+    settings: NetworkSettings,
+    server: str,
+    name: str,
+    limit_s: float,
+    inbox: str,
+    closed: Callable[[], Awaitable[None]] | None,
+    failed: Callable[[Exception], Awaitable[None]] | None,
+) -> Client:
+    options, place, last = settings.nats, without_password(server), ""
 
     async def noted(error: Exception) -> None:
         nonlocal last
@@ -73,7 +96,7 @@ async def connect(
     try:
         async with asyncio.timeout(limit_s):
             await client.connect(
-                servers=list(options.servers),
+                servers=[server],
                 name=name,
                 inbox_prefix=inbox,
                 error_cb=noted,
@@ -89,25 +112,43 @@ async def connect(
                 pending_size=PENDING_BYTES,
                 **_credentials(options),
             )
+        if not client.is_connected:
+            raise nats.errors.Error("the connection ended at once")
     except TimeoutError:
         await close(client)
         why = f"no NATS server answered within {limit_s:.3g} s"
-        raise ConnectTimeout(servers, f"{why}: {last}" if last else why) from None
+        raise ConnectTimeout(place, f"{why}: {last}" if last else why) from None
     except nats.errors.NoServersError:
         await close(client)
-        raise NoRoute(servers, f"no NATS server is there: {last or 'none could be reached'}") from None
-    except (nats.errors.Error, OSError) as error:
+        raise NoRoute(place, f"no NATS server is there: {last or 'none could be reached'}") from None
+    except Exception as error:  # also what a server that is none makes of the client
         await close(client)
-        raise _judged(servers, error) from None
+        raise _judged(place, error) from None
     except BaseException:
         await close(client)
         raise
     if options.uses_tls and not client._server_info.get("tls_required"):
         await close(client)
         raise Refused(
-            servers, "TLS was asked for, and this NATS server does not offer it; set up tls in the server"
+            place, "TLS was asked for, and this NATS server does not offer it; set up tls in the server"
         )
     return client
+
+
+def publish_now(
+    client: Client, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
+) -> None:
+    """Publish without waiting: a step of nats-py's coroutine queues the message, and has nothing to wait for.
+
+    It would wait above `PENDING_BYTES`, which our own account never reaches, or behind a flusher that has died; it has
+    queued the message by then. Raises `nats.errors.Error`, with nothing queued.
+    """
+    sending = client.publish(subject, payload, reply, headers)
+    try:
+        sending.send(None)
+    except StopIteration:
+        return
+    sending.close()
 
 
 def _judged(servers: str, error: Exception) -> NoRoute:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
@@ -23,7 +24,7 @@ from .backoff import Backoff
 from .base import Identity
 from .errors import Broken, Closed, ConnectTimeout, NoRoute, TransportError
 from .nats_beat import Beat
-from .nats_client import Refused, abort, close, confirm, connect, drain, host_of, where
+from .nats_client import Refused, abort, close, confirm, connect, drain, host_of, publish_now, where
 from .nats_link import NatsLink
 from .nats_links import NatsLinks
 from .nats_subjects import Subjects
@@ -32,6 +33,9 @@ from .settings import NetworkSettings
 ROOM_BYTES = 1024 * 1024
 """Waiting for the socket; links hold back what exceeds it."""
 MOST_PIECE_BYTES = 1024 * 1024
+LISTENS = 3
+"""So often a subject is tried, if the connection is lost each time."""
+DENIED = re.compile(r'permissions violation for publish to "([^"]+)"')
 LEAST_S = 0.05
 """No attempt to connect is given less."""
 PENDING_LIMIT_BYTES = 256 * 1024 * 1024
@@ -66,7 +70,8 @@ class NatsConnection:
         self._ready = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stalled: set[NatsLink] = set()
+        self._stalled: dict[NatsLink, None] = {}
+        """Links that wait for room, in the order of their turns."""
         self._flushing = False
         self._beat: Beat | None = None
         self._closed = False
@@ -142,6 +147,7 @@ class NatsConnection:
             if self._client is client:
                 self.lose("the connection to NATS was lost")
 
+        until_s = monotonic() + limit_s
         client = await connect(
             self.settings,
             self.identity.name,
@@ -154,9 +160,10 @@ class NatsConnection:
         self._most_bytes = min(client.max_payload, MOST_PIECE_BYTES) - wire.HEADER_BYTES
         try:
             self._handlers.setdefault(f"{self.links.inbox}.>", ("", self.links.answered))
-            for subject, (queue, handler) in list(self._handlers.items()):
-                await self._subscribe(client, subject, queue, handler)
-            await confirm(client)
+            async with asyncio.timeout(max(LEAST_S, until_s - monotonic())):
+                for subject, (queue, handler) in list(self._handlers.items()):
+                    await self._subscribe(client, subject, queue, handler)
+                await confirm(client)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             self._client = None
             self._subscriptions.clear()
@@ -177,6 +184,9 @@ class NatsConnection:
                 self.links.fail("messages were lost: this process was too slow to read them")
         else:
             log.warning("NATS: %s", error)
+            denied = DENIED.search(str(error))
+            if denied and self.subjects.carries_links(denied.group(1)):
+                self.links.fail(f"the NATS server refuses what is sent: {error}")
 
     def lose(self, why: str) -> None:
         """End all links, and make a new connection."""
@@ -199,7 +209,7 @@ class NatsConnection:
         while not self._closed:
             try:
                 await self.open(max(1.0, self.settings.connect_timeout_s))
-            except TransportError as error:
+            except Exception as error:  # whatever it is, nobody else would try again
                 if attempt % 20 == 5:
                     log.warning("still no connection to NATS: %s", error)
             else:
@@ -232,29 +242,46 @@ class NatsConnection:
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside; it is cancelled when the connection is closed."""
+        self._begin(work)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("given up, because the connection went: %s", error)
 
     # -- in
 
     def hear(self, subject: str, handler: Handler) -> None:
         """See `Carrier`."""
-        self.later(self._hear(subject, handler))
-
-    async def _hear(self, subject: str, handler: Handler) -> None:
-        try:
-            await self.listen(subject, handler)
-        except (nats.errors.Error, TransportError) as error:  # it went meanwhile; the next one listens again
-            log.debug("%s is not listened to yet: %s", subject, error)
+        self.later(self.listen(subject, handler))
 
     async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> None:
-        """Listen on a subject, on this connection and on those that follow; returns when the server knows it."""
+        """Listen on a subject, on this connection and on those that follow; returns when the server knows it.
+
+        Without a connection it waits for one, as long as a dial does. Raises `TransportError`.
+        """
         self._handlers[subject] = (queue, handler)
-        if self.is_up and subject not in self._subscriptions:
+        why = ""
+        for _ in range(LISTENS):
+            if not (self.is_up and self._ready.is_set()):
+                await self.open_within(self.settings.connect_timeout_s)
+            if subject in self._subscriptions:
+                return
             client = self.client
-            await self._subscribe(client, subject, queue, handler)
-            await confirm(client)
+            try:
+                await self._subscribe(client, subject, queue, handler)
+                await confirm(client)
+                return
+            except (nats.errors.Error, OSError) as error:  # it went meanwhile: the next one listens again
+                why = str(error) or type(error).__name__
+                self._subscriptions.pop(subject, None)
+        raise Broken(where(self.settings.nats), f"{subject} could not be listened to: {why}")
 
     async def _subscribe(self, client: Client, subject: str, queue: str, handler: Handler) -> None:
         async def handle(message: Msg) -> None:
@@ -284,11 +311,8 @@ class NatsConnection:
         subscription = self._subscriptions.pop(subject, None)
         if subscription is None or not self.is_up:
             return
-        try:
-            async with asyncio.timeout(limit_s):
-                await drain(self.client, subscription)
-        except (nats.errors.Error, OSError, TimeoutError, TransportError) as error:
-            log.debug("not sure that nothing more comes on %s: %s", subject, error)
+        # Cut off by a time limit it would leave the subscription behind.
+        await asyncio.wait((self._begin(drain(self.client, subscription)),), timeout=limit_s)
 
     # -- out: Wire (and ``subjects``)
 
@@ -309,19 +333,14 @@ class NatsConnection:
         client = self._client
         if client is None or not client.is_connected:
             raise Broken(where(self.settings.nats), "the connection to NATS was lost")
-        sending = client.publish(subject, payload, reply, headers)
         try:
-            sending.send(None)  # a coroutine that has nothing to wait for: see PENDING_BYTES
-        except StopIteration:
-            return
+            publish_now(client, subject, payload, reply, headers)
         except nats.errors.Error as error:
             raise Broken(where(self.settings.nats), f"NATS: {error}") from None
-        sending.close()
-        raise Broken(where(self.settings.nats), "too much waits for the connection to NATS")
 
     def stalled(self, link: NatsLink) -> None:
         """See `Wire`."""
-        self._stalled.add(link)
+        self._stalled[link] = None
         if not self._flushing:
             self._flushing = True
             self.later(self._make_room())
@@ -334,8 +353,10 @@ class NatsConnection:
                 except (nats.errors.Error, OSError, TransportError) as error:
                     log.debug("the NATS server does not read: %s", error)
                     await asyncio.sleep(0.05)
-                stalled, self._stalled = self._stalled, set()
-                for link in stalled:
+                for link in list(self._stalled):
+                    if not self.has_room:
+                        break
+                    del self._stalled[link]  # it comes back at the end, if it has more
                     link.pump()
         finally:
             self._flushing = False

@@ -174,8 +174,7 @@ class Endpoints:
 
     async def close(self, connection: NatsConnection) -> None:
         """Withdraw all, and end what still runs."""
-        for name in list(self._exposed):
-            await self.withdraw(connection, name, 0.0)
+        await asyncio.gather(*(self.withdraw(connection, name, 0.0) for name in list(self._exposed)))
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSE_S)
         left = list(self._running)

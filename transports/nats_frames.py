@@ -138,9 +138,16 @@ def _split(whole: memoryview, limit_bytes: int) -> list[bytes | memoryview]:
     return frames
 
 
-def pack_marks(marks: dict[int, int]) -> bytes:
-    """Return lanes and the next number on each, for an acknowledgement or a farewell."""
-    return _count.pack(len(marks)) + b"".join(_mark.pack(lane, number) for lane, number in marks.items())
+def marks_in(most_bytes: int) -> int:
+    """Return how many marks fit into a body."""
+    return max(0, (most_bytes - _count.size) // _mark.size)
+
+
+def pack_marks(marks: dict[int, int], most_bytes: int = 1024 * 1024) -> list[bytes]:
+    """Return lanes and a number on each, for acknowledgements or a farewell: bodies of ``most_bytes``, at least one."""
+    every, most = list(marks.items()), max(1, marks_in(most_bytes))
+    parts = [every[at : at + most] for at in range(0, len(every), most)] or [[]]
+    return [_count.pack(len(part)) + b"".join(_mark.pack(*mark) for mark in part) for part in parts]
 
 
 def unpack_marks(body: memoryview) -> tuple[dict[int, int], memoryview]:

@@ -40,8 +40,8 @@ class Intake:
         self._lanes: dict[int, _Lane] = {}
         self._owed: set[int] = set()
         self._early_bytes = 0
-        self._gaps: set[tuple[int, int]] = set()
-        """What was missing at the last look: lanes and the number that each expected."""
+        self._gaps: dict[tuple[int, int], float] = {}
+        """What is missing, lanes and the number that each expects, and since when."""
         self.owed_bytes = 0
         """Taken and not yet acknowledged."""
 
@@ -89,16 +89,17 @@ class Intake:
         if lane.early.setdefault(number, (flags, body))[1] is not body:
             self._early_bytes -= len(body) + 1
 
-    def look_for_gaps(self) -> None:
-        """Raise `Nonsense` if something has been missing at this look and at the one before."""
+    def has_gap_of(self, limit_s: float, now_s: float) -> bool:
+        """True if the same piece has been missing for ``limit_s``, as far as anybody has looked."""
         if not self._early_bytes and not self._gaps:
-            return
-        before, self._gaps = (
-            self._gaps,
-            {(name, lane.expected) for name, lane in self._lanes.items() if lane.early},
-        )
-        if before & self._gaps:
-            raise wire.Nonsense(LOST)
+            return False
+        open_now = {(name, lane.expected) for name, lane in self._lanes.items() if lane.early}
+        self._gaps = {gap: self._gaps.get(gap, now_s) for gap in open_now}
+        return any(now_s - since_s > limit_s for since_s in self._gaps.values())
+
+    def forgive(self) -> None:
+        """Nobody could look for a while: what is missing may be among what has not been read."""
+        self._gaps.clear()
 
     def settle(self) -> dict[int, int]:
         """Return the lanes that are owed an acknowledgement, with the number that each expects next."""

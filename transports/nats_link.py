@@ -12,8 +12,7 @@ came back reached nobody.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -21,17 +20,11 @@ from . import nats_frames as wire
 from .base import Frames, Identity, LinkHandler, PlaneStatistics
 from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
 from .handshake import decode_reason, encode_goodbye
-from .nats_intake import Intake, TooMuch
+from .nats_intake import LOST, Intake, TooMuch
+from .nats_outflow import PIECE_COST_BYTES, WINDOW_BYTES, Lane, Outflow, Piece
 from .nats_subjects import Subjects
 
 LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
-
-WINDOW_BYTES = 4 * 1024 * 1024
-"""Sent and not acknowledged on one link: far below the 64 MiB that a NATS server holds for a slow reader."""
-PIECE_COST_BYTES = 64
-"""What a piece counts beside its body."""
-MOST_LANES = 4096
-"""Actors of one peer beyond that share the lane of the node."""
 
 TO_ACTOR, TO_NODE = "a", "n"
 """Last token of the subject for answers: where a piece had been sent when the server says that nobody listens."""
@@ -57,52 +50,6 @@ class Wire(Protocol):
 
     def stalled(self, link: NatsLink) -> None:
         """The link waits for room; call its ``pump`` when there is some."""
-
-
-class Lane:
-    """One actor of the peer (or, as lane 0, the peer itself): sends like a link, on a subject of its own."""
-
-    __slots__ = ("by_actor", "kept", "link", "number", "sent", "subject")
-
-    def __init__(self, link: NatsLink, number: int, subject: str, *, by_actor: bool) -> None:
-        self.link = link
-        self.number = number
-        self.subject = subject
-        self.by_actor = by_actor
-        """True as long as pieces go to the actor's own subject."""
-        self.sent = 0
-        self.kept: deque[tuple[int, int, bytes, Frames]] = deque()
-        """Number, flags, body and message of each piece that has not been acknowledged."""
-
-    def __repr__(self) -> str:
-        return f"<Lane {self.number} of {self.link!r}, {self.sent} sent, {len(self.kept)} kept>"
-
-    @property
-    def peer(self) -> Identity:
-        """See `Link.peer`."""
-        return self.link.peer
-
-    @property
-    def address(self) -> str:
-        """See `Link.address`."""
-        return self.link.address
-
-    @property
-    def full(self) -> bool:
-        """See `Link.full`."""
-        return self.link.full
-
-    def send(self, frames: Frames) -> None:
-        """See `Link.send`."""
-        self.link.send_on(self, frames)
-
-    def close(self) -> None:
-        """See `Link.close`."""
-        self.link.close()
-
-    def undelivered(self) -> Sequence[Frames]:
-        """See `Link.undelivered`."""
-        return self.link.undelivered()
 
 
 class NatsLink:
@@ -136,11 +83,8 @@ class NatsLink:
         self._node = wire.node_hash(peer.node)
         self._replies = f"{replies}.{key:x}"
         """Subject on which the server says that nobody listens, without the tokens that say to what."""
-        self.main = Lane(self, 0, subject, by_actor=False)
-        self._lanes: list[Lane] = [self.main]
-        self._by_subject: dict[str, Lane] = {}
-        self._in_flight_bytes = 0
-        self._waiting: deque[tuple[Lane, Frames, Iterator[tuple[int, bytes]]]] = deque()
+        self._subject = subject
+        self._out = Outflow(self, subject)
         self._undelivered: list[Frames] = []
         self._intake = Intake(limit_bytes, WINDOW_BYTES)
         self._farewell: tuple[dict[int, int], str] | None = None
@@ -169,25 +113,17 @@ class NatsLink:
     @property
     def is_done(self) -> bool:
         """True when it is down and has nothing more to send."""
-        return self._error is not None and not self._waiting
+        return self._error is not None and not self._out.count
 
     def lane(self, component: str, index: int | None) -> Lane:
         """See `LaneLink.lane`."""
-        subject = self._connection.subjects.instance(component, index)
-        lane = self._by_subject.get(subject)
-        if lane is None:
-            if len(self._lanes) == MOST_LANES:
-                return self.main
-            lane = Lane(self, len(self._lanes), subject, by_actor=True)
-            self._lanes.append(lane)
-            self._by_subject[subject] = lane
-        return lane
+        return self._out.lane(self._connection.subjects.instance(component, index))
 
     # -- out
 
     def send(self, frames: Frames) -> None:
         """See `Link.send`."""
-        self.send_on(self.main, frames)
+        self.send_on(self._out.main, frames)
 
     def send_on(self, lane: Lane, frames: Frames) -> None:
         """Do what `Link.send` does, on a lane."""
@@ -201,85 +137,81 @@ class NatsLink:
         if not 0 < len(frames) <= wire.MOST_FRAMES:
             raise ValueError(f"a message has 1 to {wire.MOST_FRAMES:,} frames, not {len(frames)}")
         if self.full:
-            raise LinkFull(self.address, len(self._waiting))
+            raise LinkFull(self.address, self._out.count)
         self._statistics.messages_sent += 1
         self._statistics.bytes_sent += size
-        self._waiting.append((lane, frames, wire.pieces(frames, self._connection.most_bytes)))
-        if len(self._waiting) == 1:
-            self.pump()
-        if len(self._waiting) >= self._buffer and self._error is None:
+        self._out.add(lane, frames, self._connection.most_bytes)
+        self.pump()
+        if self._out.count >= self._buffer and self._error is None and not self.full:
             self.full = True
             self._statistics.stalls += 1
 
     def pump(self) -> None:
         """Send what waits, as far as window and socket allow."""
-        waiting = self._waiting
-        while waiting:
-            if self._in_flight_bytes >= WINDOW_BYTES:
-                break
+        out = self._out
+        while out.count:
             if not self._connection.has_room:
                 self._connection.stalled(self)
                 break
-            lane, frames, rest = waiting[0]
-            piece = next(rest, None)
-            if piece is None:
-                waiting.popleft()
-            elif not self._publish(lane, *piece, frames):
+            found = out.next()
+            if found is None:
+                break
+            lane, piece = found
+            if not self._transmit(lane, piece):
                 return
         if self._error is not None:
-            if not waiting:
+            if not out.count:
                 self._say_goodbye()
                 self._forget(self)
-        elif self.full and len(waiting) < self._buffer:
+        elif self.full and out.count < self._buffer:
             self.full = False
             self._handler.link_writable(self)
 
-    def _publish(self, lane: Lane, flags: int, body: bytes, frames: Frames) -> bool:
-        """Send one piece and keep it; False if the link ended over it."""
-        number = lane.sent
-        lane.sent += 1
-        lane.kept.append((number, flags, body, frames))
-        self._in_flight_bytes += len(body) + PIECE_COST_BYTES
-        return self._transmit(lane, number, flags, body)
-
-    def _transmit(self, lane: Lane, number: int, flags: int, body: bytes) -> bool:
-        head = wire.pack(wire.DATA, flags, lane.number, self._node, self.key, number)
-        route, subject = (TO_ACTOR, lane.subject) if lane.by_actor else (TO_NODE, self.main.subject)
-        return self._post(subject, head + body, f"{self._replies}.{lane.number}.{number}.{route}")
-
-    def _post(self, subject: str, payload: bytes, reply: str = "") -> bool:
+    def _transmit(self, lane: Lane, piece: Piece) -> bool:
+        """Send one piece; False if the link ended over it, and the piece has not left."""
+        head = wire.pack(wire.DATA, piece.flags, lane.number, self._node, self.key, piece.number)
+        route, subject = (TO_ACTOR, lane.subject) if lane.by_actor else (TO_NODE, self._subject)
+        reply = f"{self._replies}.{lane.number}.{piece.number}.{route}"
         self._quiet = False
         try:
-            self._connection.publish(subject, payload, reply)
+            self._connection.publish(subject, head + piece.body, reply)
         except TransportError as error:
+            if lane.certain:
+                self._undelivered.append(piece.message)
             self.fail(getattr(error, "why", str(error)))
             return False
         return True
 
-    def _control(self, kind: int, body: bytes, number: int = 0) -> None:
-        head = wire.pack(kind, 0, 0, self._node, self.key, number)
-        self._post(self.main.subject, head + body, f"{self._replies}.0.{self.main.sent}.{TO_NODE}")
+    def _control(self, kind: int, body: bytes) -> None:
+        head = wire.pack(kind, 0, 0, self._node, self.key, 0)
+        self._quiet = False
+        try:
+            self._connection.publish(
+                self._subject, head + body, f"{self._replies}.0.{self._out.main.sent}.{TO_NODE}"
+            )
+        except TransportError as error:
+            self.fail(getattr(error, "why", str(error)))
 
-    def nobody_listens(self, lane_number: int, number: int, route: str) -> None:
-        """The server says so of one piece."""
-        if lane_number >= len(self._lanes):
+    def nobody_listens(self, number: int, piece: int, route: str) -> None:
+        """The server says so of one piece of a lane."""
+        if number >= len(self._out.lanes):
             return
-        lane = self._lanes[lane_number]
+        lane = self._out.lanes[number]
         if route == TO_NODE:
-            self._undelivered = [frames for kept, _, _, frames in lane.kept if kept >= number]
+            if lane.certain:
+                self._undelivered += [kept.message for kept in lane.kept if kept.number >= piece]
             self.fail("the peer is gone")
         elif lane.by_actor:
-            lane.by_actor = False
-            for kept, flags, body, _ in list(lane.kept):
-                if kept >= number and not self._transmit(lane, kept, flags, body):
-                    return
+            self._send_to_node(lane, piece, certain=True)
+
+    def _send_to_node(self, lane: Lane, number: int, *, certain: bool) -> None:
+        for piece in self._out.to_node(lane, number, certain=certain):
+            if not self._transmit(lane, piece):
+                return
 
     def undelivered(self) -> Sequence[Frames]:
         """See `Link.undelivered`."""
-        found: dict[int, Frames] = {}
-        for frames in self._undelivered:
-            found[id(frames)] = frames
-        return list(found.values())
+        return list({id(frames): frames for frames in self._undelivered}.values())
 
     # -- in
 
@@ -322,7 +254,8 @@ class NatsLink:
     def acknowledge(self) -> None:
         """Tell the peer what has been taken, so that it may forget it."""
         if self._intake.owed_bytes and self._error is None:
-            self._control(wire.ACK, wire.pack_marks(self._intake.settle()))
+            for marks in wire.pack_marks(self._intake.settle(), self._connection.most_bytes):
+                self._control(wire.ACK, marks)
 
     def _acknowledged(self, data: bytes) -> None:
         try:
@@ -330,12 +263,8 @@ class NatsLink:
         except wire.Nonsense as error:
             self.reject(str(error))
             return
-        for number, taken in marks.items():
-            if number < len(self._lanes):
-                kept = self._lanes[number].kept
-                while kept and kept[0][0] < taken:
-                    self._in_flight_bytes -= len(kept.popleft()[2]) + PIECE_COST_BYTES
-        if self._waiting:
+        self._out.acknowledged(marks)
+        if self._out.count:
             self.pump()
 
     def _take_leave(self, data: bytes) -> None:
@@ -358,23 +287,31 @@ class NatsLink:
 
     # -- life
 
-    def tick(self, silence_s: float) -> None:
-        """Called each heartbeat: end a link without a sign of life for ``silence_s``, and give one."""
+    def look(self, silence_s: float) -> None:
+        """End a link without a sign of life for ``silence_s``, or on which something is missing for so long."""
         if self._error is not None:
             return
         now = monotonic()
         if self._farewell is not None and now - self._left_s > silence_s:
             self.fail(self._farewell[1])
-            return
-        if now - self.heard_s > silence_s:
+        elif now - self.heard_s > silence_s:
             self.fail(f"no sign of life for {silence_s:g} s")
-            return
-        try:
-            self._intake.look_for_gaps()
-        except wire.Nonsense as error:
-            self.reject(str(error))
+        elif self._intake.has_gap_of(silence_s, now):
+            self.reject(LOST)
+
+    def forgive(self) -> None:
+        """This process stood still: signs of life, and what is missing, may be among what has not been read."""
+        self.heard_s = monotonic()
+        self._intake.forgive()
+
+    def tick(self) -> None:
+        """Called each heartbeat: give a sign of life, and send again what an actor's subject has swallowed."""
+        if self._error is not None:
             return
         self.acknowledge()
+        for lane in self._out.lanes:
+            if lane.by_actor and lane.is_stuck():
+                self._send_to_node(lane, 0, certain=False)
         if self._quiet and self._error is None:
             self._control(wire.PROBE, b"")
         self._quiet = True
@@ -393,28 +330,26 @@ class NatsLink:
 
     def give_up(self) -> None:
         """The time to send what waits after a close is over."""
-        self._waiting.clear()
+        self._out.clear()
         self._say_goodbye()
         self._forget(self)
 
     def _end(self, error: TransportError, goodbye: str = "") -> None:
         if self._error is not None:
-            if not goodbye and self._waiting:  # the world ends what we were still emptying
-                self._waiting.clear()
+            if not goodbye and self._out.count:  # the world ends what we were still emptying
+                self._out.clear()
                 self._goodbye = ""
                 self._forget(self)
             return
         self._error = error
         self._goodbye = goodbye
-        if not isinstance(error, Closed):
-            self._undelivered += [frames for _, frames, _ in self._waiting]
-            self._waiting.clear()
         self._statistics.links -= 1
         if isinstance(error, Closed):
             self._statistics.links_closed += 1
         else:
             self._statistics.links_broken += 1
-        if not self._waiting:
+            self._undelivered += self._out.clear()
+        if not self._out.count:
             self._say_goodbye()
         self._forget(self)
         self._handler.link_down(self, error)
@@ -422,8 +357,10 @@ class NatsLink:
     def _say_goodbye(self) -> None:
         goodbye, self._goodbye = self._goodbye, ""
         if goodbye:
-            marks = {lane.number: lane.sent for lane in self._lanes if lane.sent}
-            self._control(wire.GOODBYE, wire.pack_marks(marks) + encode_goodbye(goodbye))
+            farewell = encode_goodbye(goodbye)
+            most = wire.marks_in(self._connection.most_bytes - len(farewell))
+            marks = wire.pack_marks(self._out.open_marks(most), self._connection.most_bytes)[0]
+            self._control(wire.GOODBYE, marks + farewell)
 
 
 def _extent(frame: bytes | bytearray | memoryview) -> int:

@@ -19,6 +19,9 @@ from .nats_link import NatsLink
 from .nats_subjects import Subjects, is_inbox
 from .settings import NetworkSettings
 
+LOOKS = 4
+"""Per heartbeat: an end is noticed so much earlier than it would be with one."""
+
 
 class Carrier(Protocol):
     """What the links need of their connection."""
@@ -49,8 +52,9 @@ class NatsLinks:
         self._links: dict[int, NatsLink] = {}
         self._alive: Counter[str] = Counter()
         """How many links there are to each node: their signs of life are listened for."""
-        self._ticker: asyncio.TimerHandle | None = None
-        self._tick_due_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_due_s = 0.0
+        self._looks = 0
         self.inbox = subjects.inbox(identity.node)
         """What the subjects for answers to this node begin with."""
         self.dials: dict[int, Callable[[bytes], None]] = {}
@@ -67,6 +71,10 @@ class NatsLinks:
     def __iter__(self) -> Iterator[NatsLink]:
         return iter(list(self._links.values()))
 
+    def knows(self, key: int) -> bool:
+        """True if there is a link of this key."""
+        return key in self._links
+
     def add(self, link: NatsLink) -> None:
         """There is one link more."""
         self._links[link.key] = link
@@ -77,8 +85,9 @@ class NatsLinks:
 
     def remove(self, link: NatsLink) -> None:
         """A link has nothing more to send."""
-        if self._links.pop(link.key, None) is None:
+        if self._links.get(link.key) is not link:
             return
+        del self._links[link.key]
         node = link.peer.node
         self._alive[node] -= 1
         if not self._alive[node]:
@@ -141,7 +150,7 @@ class NatsLinks:
         """The peer believes in a link that is over: say so, or it would wait."""
         subject = ".".join(reply.split(".")[:-3])
         if is_inbox(self._subjects, subject):
-            body = wire.pack_marks({}) + encode_goodbye("this link is over")
+            body = wire.pack_marks({})[0] + encode_goodbye("this link is over")
             with contextlib.suppress(TransportError):
                 self._carrier.publish(subject, wire.pack(wire.GOODBYE, 0, 0, 0, header.link, 0) + body)
 
@@ -154,24 +163,28 @@ class NatsLinks:
                 link.heard_s = now
 
     def start(self) -> None:
-        """Look after the links once per heartbeat, from now on."""
-        interval_s = self._settings.heartbeat_interval_s
-        self._tick_due_s = monotonic() + interval_s
-        self._ticker = asyncio.get_running_loop().call_later(interval_s, self.tick)
+        """Look after the links, `LOOKS` times per heartbeat, from now on."""
+        step_s = self._settings.heartbeat_interval_s / LOOKS
+        self._look_due_s = monotonic() + step_s
+        self._timer = asyncio.get_running_loop().call_later(step_s, self.look)
 
-    def tick(self) -> None:
-        """Give a sign of life on each link that has been quiet, and end those without one."""
-        now, late_s = monotonic(), monotonic() - self._tick_due_s
-        self._carrier.check()
-        for link in self:
-            if (
-                late_s > self._settings.heartbeat_interval_s
-            ):  # this loop stood still: what came is still unread
-                link.heard_s = now
-            link.tick(self._settings.heartbeat_timeout_s)
-        self.start()
+    def look(self) -> None:
+        """End links without a sign of life; once per heartbeat, give one on each that has been quiet."""
+        late_s = monotonic() - self._look_due_s
+        silence_s = self._settings.heartbeat_timeout_s - self._settings.heartbeat_interval_s / LOOKS
+        self._looks += 1
+        try:
+            self._carrier.check()
+            for link in self:
+                if late_s > self._settings.heartbeat_interval_s:
+                    link.forgive()
+                link.look(silence_s)
+                if self._looks % LOOKS == 0:
+                    link.tick()
+        finally:
+            self.start()
 
     def stop(self) -> None:
         """Look no more."""
-        if self._ticker is not None:
-            self._ticker.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -14,9 +14,10 @@ from callboard.actors.policy import Executed, StopReason
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.conformance.actors.classes import Echo, Gate
 from callboard.testing.conformance.network import Node, until
-from callboard.transports import nats_connection, nats_link
+from callboard.transports import nats_connection, nats_outflow
 from callboard.transports.errors import Broken, NoRoute
 from callboard.transports.nats_frames import DATA, HEADER_BYTES, WHOLE, pack
+from callboard.transports.nats_outflow import Piece
 from callboard.transports.settings import NetworkSettings
 
 on_nats = pytest.mark.parametrize("nodes", ["nats"], indirect=True)
@@ -119,7 +120,7 @@ async def test_what_is_sent_to_a_process_that_was_killed_comes_back_at_once_as_u
     near.send([b"arrives"])
     while (await peer.call("count"))["count"] < 1:
         pass
-    client.network._clients["nats"]._connection.links.tick()  # what has been taken is acknowledged
+    client.network._clients["nats"]._connection.links.look()  # what has been taken is acknowledged
     peer.kill()
     await peer.close()
     await unknown_to_nats(client, peer.address)
@@ -191,12 +192,12 @@ async def test_the_window_holds_back_what_a_reader_has_not_taken(nodes):
     peer.freeze()
     for _ in range(200):
         near.send([bytes(100_000)])
-    assert near._in_flight_bytes < nats_link.WINDOW_BYTES + MIB
-    assert len(near._waiting) > 100
+    assert near._out.in_flight_bytes < nats_outflow.WINDOW_BYTES + MIB
+    assert near._out.count > 100
     peer.thaw()
     while (await peer.call("count"))["count"] < 200:
         pass
-    await until(lambda: not near._waiting)
+    await until(lambda: not near._out.count)
 
 
 @on_nats
@@ -219,7 +220,7 @@ async def test_a_reader_too_slow_for_the_nats_server_fails_what_was_outstanding_
 
     Our window is far smaller; without it, this happens.
     """
-    monkeypatch.setattr(nats_link, "WINDOW_BYTES", 1024 * MIB)
+    monkeypatch.setattr(nats_outflow, "WINDOW_BYTES", 1024 * MIB)
     broker = NatsServer(tmp_path / "nats", token="", extra_config="max_pending: 1100000")
     await broker.start()
     from callboard.testing.conformance.network import PeerProcess
@@ -264,7 +265,7 @@ async def test_a_missing_piece_ends_the_link_on_both_sides(nodes):
     server, client, near, far = await nodes.pair()
     near.send([b"first"])
     await until(lambda: server.received)
-    near.main.sent += 1
+    near._out.main.sent += 1
     near.send([b"third"])
     await until(lambda: server.down and client.down)
     assert "lost messages on the way" in str(server.error_of(far))
@@ -276,8 +277,8 @@ async def test_a_piece_that_comes_twice_is_taken_once(nodes):
     server, client, near, _far = await nodes.pair()
     near.send([b"first"])
     near.send([b"second"])
-    for number, flags, body, _ in list(near.main.kept):
-        near._transmit(near.main, number, flags, body)
+    for piece in list(near._out.main.kept):
+        near._transmit(near._out.main, piece)
     near.send([b"third"])
     await until(lambda: len(server.received) >= 3)
     assert server.received == [[b"first"], [b"second"], [b"third"]]
@@ -319,7 +320,7 @@ async def test_pieces_that_contradict_themselves_end_their_link_and_no_other(nod
     server, client, near, far = await nodes.pair()
     other = await nodes.make(listen=False)
     bystander = await other.dial(server)
-    near._transmit(near.main, 0, 0, b"a middle without a beginning")
+    near._transmit(near._out.main, Piece(0, 0, b"a middle without a beginning", [b""]))
     await until(lambda: server.down)
     assert "begins in the middle" in str(server.error_of(far))
     await until(lambda: client.down)

@@ -43,22 +43,28 @@ def test_a_gap_on_the_lane_of_the_node_is_a_loss():
 def test_a_gap_on_the_lane_of_an_actor_may_close_and_keeps_the_order():
     intake = Intake(LIMIT, WINDOW)
     assert take(intake, 3, 2, b"c") == take(intake, 3, 1, b"b") == take(intake, 3, 1, b"b") == []
-    intake.look_for_gaps()
+    assert not intake.has_gap_of(1.0, 100.0)
     assert take(intake, 3, 0, b"a") == [[b"a"], [b"b"], [b"c"]]
-    intake.look_for_gaps()
-    intake.look_for_gaps()
+    assert not intake.has_gap_of(1.0, 200.0)
     assert intake.settle() == {3: 3}
 
 
-def test_a_gap_that_stays_is_a_loss_and_one_that_is_another_is_not():
+def test_a_gap_that_stays_is_told_from_one_that_has_closed_and_from_another():
     intake = Intake(LIMIT, WINDOW)
     take(intake, 3, 1, b"b")
-    intake.look_for_gaps()
+    assert not intake.has_gap_of(1.0, 100.0)
     take(intake, 3, 0, b"a")
     take(intake, 3, 3, b"d")
-    intake.look_for_gaps()
-    with pytest.raises(wire.Nonsense, match="lost messages"):
-        intake.look_for_gaps()
+    assert not intake.has_gap_of(1.0, 102.0)
+    assert intake.has_gap_of(1.0, 103.1)
+
+
+def test_a_gap_is_forgiven_if_nobody_could_read_meanwhile():
+    intake = Intake(LIMIT, WINDOW)
+    take(intake, 3, 1, b"b")
+    assert not intake.has_gap_of(1.0, 100.0)
+    intake.forgive()
+    assert not intake.has_gap_of(1.0, 105.0)
 
 
 def test_what_comes_early_is_bounded():
@@ -126,8 +132,19 @@ def test_a_message_that_begins_with_its_middle_is_nonsense(flags):
 
 
 def test_marks_come_back_and_halves_of_them_are_nonsense():
-    packed = wire.pack_marks({0: 5, 7: 2**40})
+    (packed,) = wire.pack_marks({0: 5, 7: 2**40})
     assert wire.unpack_marks(memoryview(packed + b"more")) == ({0: 5, 7: 2**40}, b"more")
     for end in range(len(packed)):
         with pytest.raises(wire.Nonsense):
             wire.unpack_marks(memoryview(packed[:end]))
+
+
+def test_many_marks_are_cut_to_what_a_message_holds():
+    marks = {lane: lane + 1 for lane in range(1000)}
+    bodies = wire.pack_marks(marks, 512)
+    assert max(map(len, bodies)) <= 512
+    found = {}
+    for body in bodies:
+        found |= wire.unpack_marks(memoryview(body))[0]
+    assert found == marks
+    assert wire.pack_marks({}, 512) == [bytes(4)]
