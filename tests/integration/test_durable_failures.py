@@ -311,6 +311,34 @@ async def test_what_is_delivered_again_while_its_handler_runs_is_not_begun_again
         await server.stop()
 
 
+async def test_a_handler_that_ends_while_the_server_is_away_is_acknowledged_when_it_is_back(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    server = NatsServer(tmp_path / "nats", sync_interval="always")
+    await server.start()
+    try:
+        async with nodes_on(on(server)) as nodes:
+            node = await nodes.node(policy=PATIENT)
+            worker = await nodes.worker(node)
+            worker.gate.clear()
+            await node.ref("worker", Worker).tell_wait(Worker.work, "x")
+            await until(lambda: worker.running == 1)
+            await server.kill()
+            worker.gate.set()
+            await until(lambda: worker.seen == ["x"])
+            await server.start()
+            async with jetstream(nodes.network) as js:
+
+                async def acknowledged() -> bool:
+                    info = await js.consumer_info(stream_of(nodes), "any")
+                    return bool(info.num_ack_pending == 0 and info.ack_floor.stream_seq == 1)
+
+                await until(acknowledged)
+            assert worker.seen == ["x"]
+    finally:
+        await server.stop()
+
+
 async def test_a_consumer_that_was_deleted_is_made_again(cluster: Cluster) -> None:
     async with nodes_on(await network(cluster)) as nodes, jetstream(nodes.network) as js:
         node = await nodes.node()
