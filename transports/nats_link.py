@@ -287,15 +287,18 @@ class NatsLink:
 
     # -- life
 
-    def look(self, silence_s: float) -> None:
-        """End a link without a sign of life for ``silence_s``, or on which something is missing for so long."""
+    def look(self, limit_s: float, step_s: float) -> None:
+        """End a link without a sign of life for ``limit_s``, or on which something is missing for so long.
+
+        The next look is in ``step_s``, and would be too late.
+        """
         if self._error is not None:
             return
-        now = monotonic()
+        now, silence_s = monotonic(), limit_s - step_s
         if self._farewell is not None and now - self._left_s > silence_s:
             self.fail(self._farewell[1])
         elif now - self.heard_s > silence_s:
-            self.fail(f"no sign of life for {silence_s:g} s")
+            self.fail(f"no sign of life for {limit_s:g} s")
         elif self._intake.has_gap_of(silence_s, now):
             self.reject(LOST)
 

@@ -171,14 +171,14 @@ class NatsLinks:
     def look(self) -> None:
         """End links without a sign of life; once per heartbeat, give one on each that has been quiet."""
         late_s = monotonic() - self._look_due_s
-        silence_s = self._settings.heartbeat_timeout_s - self._settings.heartbeat_interval_s / LOOKS
+        limit_s, step_s = self._settings.heartbeat_timeout_s, self._settings.heartbeat_interval_s / LOOKS
         self._looks += 1
         try:
             self._carrier.check()
             for link in self:
                 if late_s > self._settings.heartbeat_interval_s:
                     link.forgive()
-                link.look(silence_s)
+                link.look(limit_s, step_s)
                 if self._looks % LOOKS == 0:
                     link.tick()
         finally:

@@ -18,7 +18,7 @@ PIECE_COST_BYTES = 64
 """What a piece counts beside its body."""
 MOST_LANES = 4096
 """Actors of one peer beyond that share the lane of the node."""
-PATIENCE = 3
+PATIENCE = 2
 """Looks, one per heartbeat, at which a lane may have kept the same piece; peers acknowledge once per heartbeat."""
 
 

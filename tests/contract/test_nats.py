@@ -110,6 +110,19 @@ async def test_another_system_of_the_same_namespace_hears_the_messages_and_runs_
     assert remote.near.statistics()["network"]["client nats"]["links_broken"] == 0
 
 
+@pairs
+async def test_what_a_namesake_swallows_for_an_actor_that_has_stopped_is_refused_by_its_node(remote):
+    """The server does not say that nobody listens, because the other system does."""
+    ref = await remote.spawn(Echo)
+    other = await remote.node("other")
+    await other.spawn(Echo, name="a.0")
+    assert await ref.ask(Echo.echo, 1) == 1
+    await remote.far.stop_actor("a.0", StopReason.COMMANDED)
+    with pytest.raises(ActorStopped) as caught:
+        await ref.ask(Echo.echo, 2)
+    assert caught.value.executed is Executed.NEVER
+
+
 # -- nobody listens
 
 
@@ -120,7 +133,6 @@ async def test_what_is_sent_to_a_process_that_was_killed_comes_back_at_once_as_u
     near.send([b"arrives"])
     while (await peer.call("count"))["count"] < 1:
         pass
-    client.network._clients["nats"]._connection.links.look()  # what has been taken is acknowledged
     peer.kill()
     await peer.close()
     await unknown_to_nats(client, peer.address)
@@ -137,6 +149,7 @@ async def test_an_ask_that_comes_back_is_known_never_to_have_run(remote):
     ref = await remote.spawn(Echo)
     assert await ref.ask(Echo.echo, 1) == 1
     await remote.far._network._server._connection.close()  # as a killed process does, without a word
+    await unknown_to_nats(remote.near, remote.far.address)
     with pytest.raises(ActorUnavailable, match="the peer is gone") as caught:
         await ref.options(retries=0).ask(Echo.echo, 2)
     assert caught.value.executed is Executed.NEVER
@@ -258,6 +271,86 @@ async def dial_until(client, address):
             return await client.dial(address)
         except NoRoute:
             await asyncio.sleep(0.05)
+
+
+async def test_links_share_a_connection_that_cannot_take_all_of_them(nats_server):
+    settings = replace(nats_server.network(), **PATIENT)
+    one = Node(settings, name="one", namespace="contract", node=f"one-{os.getpid()}", listen=False)
+    peers = [
+        Node(settings, name=f"peer{n}", namespace="contract", node=f"peer{n}-{os.getpid()}", listen=True)
+        for n in range(6)
+    ]
+    try:
+        for peer in peers:
+            await peer.network.start()
+        links = [await one.dial(peer) for peer in peers]
+
+        def fill(link):
+            while not link.full and link.is_up:
+                link.send([bytes(200_000)])
+
+        one.on_writable = fill
+        for link in links:
+            fill(link)
+        await until(
+            lambda: all(len(peer.received) > 30 for peer in peers), lambda: [len(p.received) for p in peers]
+        )
+        one.on_writable = lambda _: None
+    finally:
+        await one.network.close()
+        for peer in peers:
+            await peer.network.close()
+
+
+async def test_a_tiny_limit_of_the_server_harms_no_link(tmp_path):
+    broker = NatsServer(tmp_path / "nats", token="", max_payload_bytes=4096)
+    await broker.start()
+    settings = NetworkSettings(request_plane="nats", request_timeout_s=30)
+    settings = replace(settings, nats=replace(settings.nats, **broker.settings()))
+    near, far = ActorNode(name="near", settings=settings), ActorNode(name="far", settings=settings)
+    try:
+        await near.start()
+        await far.start()
+        for number in range(500):
+            await far.spawn(Echo, name=f"a.{number}")
+            near.add_location(far.location(f"a.{number}"))
+        asks = [near.ref(f"a.{number}", Echo).ask(Echo.echo, bytes(number * 20)) for number in range(500)]
+        assert [len(answer) for answer in await asyncio.gather(*asks)] == [n * 20 for n in range(500)]
+        (link,) = near._network._clients["nats"]._links.values()
+        await until(lambda: not link._out.in_flight_bytes, "everything is acknowledged, in several messages")
+        assert near.statistics()["network"]["client nats"]["links_broken"] == 0
+    finally:
+        await near.close()
+        await far.close()
+        await broker.stop()
+
+
+async def test_a_foreign_service_on_the_port_meanwhile_keeps_nobody_away_for_ever(tmp_path):
+    broker = NatsServer(tmp_path / "nats", token="")
+    await broker.start()
+    settings = NetworkSettings(request_plane="nats")
+    settings = replace(settings, nats=replace(settings.nats, **broker.settings()))
+    node = Node(settings, name="one", namespace="contract", node="one", listen=True)
+    visits = []
+
+    async def foreign(reader, writer):
+        visits.append(writer)
+        writer.write(bytes(200_000))
+        writer.close()
+
+    try:
+        await node.network.start()
+        await broker.kill()
+        service = await asyncio.start_server(foreign, "127.0.0.1", broker.port)
+        await until(lambda: len(visits) > 2)
+        service.close()
+        await service.wait_closed()
+        await broker.start()
+        connection = node.network._server._connection
+        await until(lambda: connection.is_up and connection.reconnects == 1)
+    finally:
+        await node.network.close()
+        await broker.stop()
 
 
 @on_nats
