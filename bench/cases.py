@@ -344,6 +344,45 @@ async def recovery(rig: Rig, seconds: float) -> float:
     return (perf_counter() - start) * 1e3
 
 
+@case(
+    "broker_return",
+    "ms",
+    Better.LOWER,
+    "kill -9 and restart of the nats-server, 64 in flight: from its return to the next answer",
+)
+async def broker_return(rig: Rig, seconds: float) -> float:
+    """Every ask meanwhile must end in a value or an error."""
+    broker = rig.broker
+    worker = (await rig.spawn(Echo)).options(retries=0)
+    answered = perf_counter()
+    end = answered + seconds + 60
+
+    async def asker(number: int) -> None:
+        nonlocal answered
+        while perf_counter() < end:
+            try:
+                await worker.ask(Echo.echo, MESSAGES[number])
+            except ActorError:
+                await asyncio.sleep(0.001)
+            else:
+                answered = perf_counter()
+
+    askers = [asyncio.ensure_future(asker(number)) for number in range(64)]
+    await asyncio.sleep(seconds / 2)
+    await broker.kill()
+    await asyncio.sleep(seconds / 2)
+    await broker.start()
+    start = perf_counter()
+    while answered < start:
+        if perf_counter() > end:
+            raise RuntimeError("no ask was answered within a minute of the return of the nats-server")
+        await asyncio.sleep(0)
+    end = perf_counter()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*askers)
+    return (answered - start) * 1e3
+
+
 @case("startup", "s", Better.LOWER, "a system of three processes, from nothing to the first answer")
 async def startup(rig: Rig, seconds: float) -> float:
     """Python is running already; its own start is not counted."""

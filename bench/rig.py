@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from callboard.actors.actor import Actor
 from callboard.actors.node import Node
 from callboard.actors.ref import Ref
+from callboard.supervisor.nats_server import NatsServer
 from callboard.supervisor.system import System
 from callboard.transports.settings import NetworkSettings
 
@@ -38,6 +42,7 @@ class Rig:
         self.settings = settings_for(plane)
         self._stack = AsyncExitStack()
         self._system: System | None = None
+        self._broker: NatsServer | None = None
         self._near: Node | None = None
         self._far: Node | None = None
         self._names = 0
@@ -52,10 +57,18 @@ class Rig:
             raise Skipped(f"the {self.plane} plane has no processes")
         return self._system
 
+    @property
+    def broker(self) -> NatsServer:
+        """The nats-server of the rig; raises `Skipped` on a plane without one."""
+        if self._broker is None:
+            raise Skipped(f"the {self.plane} plane has no server in between")
+        return self._broker
+
     async def __aenter__(self) -> Self:
         if self.plane != "memory":
-            system = System(settings=self.settings, nats_embedded=self.plane == "nats")
-            self._system = await self._stack.enter_async_context(system)
+            if self.plane == "nats":
+                await self._start_broker()
+            self._system = await self._stack.enter_async_context(System(settings=self.settings))
             return self
         self._near = Node(name="client", settings=self.settings)
         self._far = Node(name="server", settings=self.settings)
@@ -68,6 +81,14 @@ class Rig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def _start_broker(self) -> None:
+        directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="callboard-bench-"))
+        self._broker = NatsServer(Path(directory, "nats"))
+        await self._broker.start()
+        self._stack.push_async_callback(self._broker.stop)
+        leading_there = replace(self.settings.nats, **self._broker.settings())
+        self.settings = replace(self.settings, nats=leading_there)
 
     async def spawn(self, cls: type[A], *args: Any, **options: Any) -> Ref[A]:
         """Start an actor in a process of its own; its reference has no deadline."""

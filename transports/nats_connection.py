@@ -183,7 +183,7 @@ class NatsConnection:
             if self.subjects.carries_links(error.subject or ""):
                 self.links.fail("messages were lost: this process was too slow to read them")
         else:
-            log.warning("NATS: %s", error)
+            log.warning("NATS: %s", str(error).removeprefix("nats: ") or type(error).__name__)
             denied = DENIED.search(str(error))
             if denied and self.subjects.carries_links(denied.group(1)):
                 self.links.fail(f"the NATS server refuses what is sent: {error}")
