@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from time import monotonic
@@ -46,6 +47,8 @@ BURY_AGAIN_S = 5.0
 MOST_UNACKED = 65_536
 MOST_REQUESTS = 8_192
 WHY_CHARS = 500
+SAID = 4096
+ENDINGS = (Msg.Ack.Ack, Msg.Ack.Term)
 
 log = logging.getLogger("callboard.transports.nats")
 
@@ -65,6 +68,8 @@ class NatsDurableStore:
         self._lost: set[NatsPull] = set()
         self._numbers = itertools.count(1)
         self._unsaid: list[tuple[str, bytes]] = []
+        self._said: deque[tuple[str, bytes]] = deque(maxlen=SAID)
+        """The last endings that were sent: a connection that breaks may not have carried them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._closed = self._ended = False
@@ -99,11 +104,14 @@ class NatsDurableStore:
         self._used().publish(subject, payload, reply, headers)
 
     def say(self, subject: str, payload: bytes) -> None:
-        """See `Reader`: an acknowledgement is as good on the next connection."""
+        """See `Reader`: an acknowledgement is as good on the next connection, and no worse when it comes twice."""
         try:
             self._used().publish(subject, payload)
         except TransportError:
             self._unsaid.append((subject, payload))
+        else:
+            if payload in ENDINGS:
+                self._said.append((subject, payload))
 
     def later(self, work: Any) -> asyncio.Task[None]:
         """See `Writer`."""
@@ -147,7 +155,8 @@ class NatsDurableStore:
             self._opening = None
 
     def _opened(self) -> None:
-        unsaid, self._unsaid = self._unsaid, []
+        unsaid, self._unsaid = [*self._said, *self._unsaid], []
+        self._said.clear()
         for subject, payload in unsaid:
             self.say(subject, payload)
         for entry in self._logs.values():

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
@@ -87,8 +88,8 @@ class NatsDelivery:
 
     def busy(self) -> None:
         """See `Delivery`."""
-        if self._reader.is_up:
-            self._reader.say(self._ack, Msg.Ack.Progress)
+        with suppress(TransportError):  # it is worth nothing later
+            self._reader.publish(self._ack, Msg.Ack.Progress, "")
 
     def dead(self, why: str) -> None:
         """See `Delivery`."""
