@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from callboard.actors.errors import ActorStopped, ActorUnavailable
@@ -19,14 +18,10 @@ from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
 
 from .actors_for_tests import Echo, Gate, OneByOne, Recorder, Slow
-from .waiting import until
+from .waiting import children, until
 
 FOREVER = Limits(stop_grace_s=60.0)
 QUICK = Limits(heartbeat_s=0.05, silence_s=0.3)
-
-
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
 
 
 def exits(system: System) -> list[str]:

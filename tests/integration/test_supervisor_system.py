@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from callboard.actors.actor import Actor
@@ -143,13 +142,15 @@ def _echo_class() -> type[Actor]:
 async def test_a_failed_start_shows_its_traceback_and_leaves_nothing(
     cluster: Cluster, where: str, text: str
 ) -> None:
+    from .waiting import children
+
     with pytest.raises(StartupFailed) as caught:
         await cluster.up(
             f'[actor.broken]\nclass = "actors_for_tests:Broken"\nargs = {{ where = "{where}" }}\n{CONFIG}'
         )
     assert caught.value.place == "broken.0"
     assert text in caught.value.remote_traceback
-    assert psutil.Process().children(recursive=True) == []
+    assert children() == []
 
 
 async def test_a_failed_spawn_leaves_the_rest_of_the_system_alone(cluster: Cluster) -> None:

@@ -6,6 +6,10 @@ import asyncio
 import inspect
 from collections.abc import Callable
 
+import psutil
+
+from callboard.testing.leaks import SPARED_PROCESSES
+
 LIMIT_S = 30.0
 
 
@@ -19,3 +23,8 @@ async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> No
             if answer:
                 return
             await asyncio.sleep(0.005)
+
+
+def children() -> list[psutil.Process]:
+    """Every process below this one but the nats-server of the test run, which other tests may have started."""
+    return [p for p in psutil.Process().children(recursive=True) if p.pid not in SPARED_PROCESSES]
