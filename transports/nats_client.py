@@ -213,10 +213,13 @@ async def drain(client: Client, subscription: Subscription) -> None:
 
     Like nats-py's own, with what `confirm` does in the place of its ``flush``.
     """
-    await client._send_unsubscribe(subscription._id)
-    await confirm(client)
-    await subscription._pending_queue.join()
-    await subscription.unsubscribe()
+    try:
+        await client._send_unsubscribe(subscription._id)
+        await confirm(client)
+        await subscription._pending_queue.join()
+    finally:  # also when a time limit cuts this off
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await subscription.unsubscribe()
 
 
 async def close(client: Client) -> None:

@@ -242,13 +242,9 @@ class NatsConnection:
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside; it is cancelled when the connection is closed."""
-        self._begin(work)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -311,8 +307,11 @@ class NatsConnection:
         subscription = self._subscriptions.pop(subject, None)
         if subscription is None or not self.is_up:
             return
-        # Cut off by a time limit it would leave the subscription behind.
-        await asyncio.wait((self._begin(drain(self.client, subscription)),), timeout=limit_s)
+        try:
+            async with asyncio.timeout(limit_s):
+                await drain(self.client, subscription)
+        except (nats.errors.Error, OSError, TimeoutError, TransportError) as error:
+            log.debug("not sure that nothing more comes on %s: %s", subject, error)
 
     # -- out: Wire (and ``subjects``)
 

@@ -22,6 +22,7 @@ from nats.errors import Error
 
 from .durable import Delivery
 from .errors import TransportError
+from .nats_client import drain
 
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
@@ -213,6 +214,6 @@ class NatsPull:
             return
         try:
             async with asyncio.timeout(CLOSE_S):
-                await subscription.drain()  # type: ignore[no-untyped-call]
+                await drain(self._reader.client, subscription)
         except (Error, OSError, TimeoutError, TransportError) as error:
             log.debug("a pull ended with its connection: %s", error)
