@@ -14,6 +14,7 @@ import pytest
 from callboard.supervisor.errors import NatsServerMissing, SystemFailed
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
+from callboard.testing.leaks import SPARED_PROCESSES
 
 from .actors_for_tests import Echo
 from .terminal import COMMAND, callboard, finished, launch, up
@@ -40,9 +41,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def servers_of(pid: int) -> list[psutil.Process]:
-    """The nats-servers that a process has started."""
+    """The nats-servers that a process has started, without the one that other tests share."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
+        if child.pid in SPARED_PROCESSES:
+            continue
         try:
             if child.name() == "nats-server":
                 found.append(child)
