@@ -9,7 +9,9 @@ import pytest
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_plane.py"
 SUITE = "callboard.testing.conformance"
-MODULES = [f"{SUITE}.{name}" for name in ("test_planes", "test_planes_ends", "test_planes_dialling", "test_faults")]
+MODULES = [
+    f"{SUITE}.{name}" for name in ("test_planes", "test_planes_ends", "test_planes_dialling", "test_faults")
+]
 
 
 @pytest.fixture
@@ -31,7 +33,18 @@ def installed(tmp_path):
 def suite(site, *arguments):
     """Run pytest as its author would, outside of this repository; returns the exit code and what was printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", site, "--pyargs", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            site,
+            "--pyargs",
+            *arguments,
+        ],
         env=os.environ | {"PYTHONPATH": str(site), "PYTEST_ADDOPTS": ""},
         cwd=site,
         stdin=subprocess.DEVNULL,
