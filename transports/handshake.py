@@ -20,6 +20,15 @@ LIMIT_BYTES = 16 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_UNREADABLE = (
+    msgspec.MsgspecError,  # a ValueError in newer versions only
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
 
 
 class Nonsense(ValueError):
@@ -77,7 +86,7 @@ def decode_hello(frame: bytes | memoryview) -> Hello:
         identity = msgspec.convert(known, Identity)
         major, minor = fields["v"][:2]
         return Hello(identity, (int(major), int(minor)), str(fields.get("e", "")))
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Nonsense(f"a handshake that cannot be read: {type(error).__name__}: {error}") from None
 
 
