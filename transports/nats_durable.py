@@ -29,19 +29,18 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
-from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from .base import Identity
 from .durable import Delivery, DurablePolicy, StoredMessage
 from .errors import NotStored, TransportError
 from .nats_connection import NatsConnection, acquire, release
-from .nats_log import API_S, NO_JETSTREAM, Item, NatsLog, NotReady, wire_size
-from .nats_pull import NatsDelivery, NatsPull
+from .nats_history import NatsHistory
+from .nats_log import API_S, DEAD, Item, NatsLog, judged, wire_size
+from .nats_pull import Intake, NatsDelivery, NatsPull
 from .nats_subjects import Subjects, token
 from .settings import NetworkSettings
 
 TICK_S = 0.1
-DEAD = "_dead"
 BURY_S = 60.0
 BURY_AGAIN_S = 5.0
 MOST_UNACKED = 65_536
@@ -74,6 +73,7 @@ class NatsDurableStore:
         self._opening: asyncio.Task[None] | None = None
         self._closed = self._ended = False
         self._dead = 0
+        self._history = NatsHistory(self._subjects, self._js)
 
     def __repr__(self) -> str:
         return (
@@ -266,7 +266,7 @@ class NatsDurableStore:
         """See `DurableStore`."""
         await self._js()
         places = [None] if instance is None else [None, instance]
-        intake = Intake(self)
+        intake = Intake(self.forget)
         try:
             for place in places:
                 await self._pull(component, place, take, intake.pulls)
@@ -318,7 +318,7 @@ class NatsDurableStore:
         try:
             await js.add_consumer(stream, config)
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise _judged(stream, error) from None
+            raise judged(stream, error) from None
 
     def forget(self, pull: NatsPull) -> None:
         """This pull is closed."""
@@ -329,61 +329,17 @@ class NatsDurableStore:
 
     async def bounds(self, component: str) -> tuple[int, int]:
         """See `DurableStore`."""
-        stream = self._subjects.stream(component)
-        try:
-            state = (await (await self._js()).stream_info(stream)).state
-        except NotFoundError:
-            return 1, 0
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise _judged(stream, error) from None
-        return state.first_seq, state.last_seq
+        return await self._history.bounds(component)
 
     async def sequence_at(self, component: str, since_s: float) -> int:
-        """See `DurableStore`: the times in a log grow, so that halving finds it."""
-        low, last = await self.bounds(component)
-        high = last + 1
-        while low < high:
-            middle = (low + high) // 2
-            found = await self._message(component, middle, ">")
-            if found is None or not found.seq or not found.time or found.time.timestamp() >= since_s:
-                high = middle
-            else:
-                low = found.seq + 1
-        return low
+        """See `DurableStore`."""
+        return await self._history.sequence_at(component, since_s)
 
-    async def history(
+    def history(
         self, component: str, first: int, last: int, *, dead: bool = False
     ) -> AsyncIterator[StoredMessage]:
         """See `DurableStore`."""
-        buried = self._subjects.durable(component, DEAD)
-        sequence = max(1, first)
-        while sequence <= last:
-            found = await self._message(component, sequence, DEAD if dead else "*")
-            if found is None or found.seq is None or found.seq > last:
-                return
-            sequence = found.seq + 1
-            subject = found.subject or ""
-            if (subject == buried) is not dead:
-                continue
-            headers = found.headers or {}
-            place = (headers.get("Callboard-Subject", "") if dead else subject).rpartition(".")[2]
-            yield StoredMessage(
-                payload=found.data or b"",
-                sequence=found.seq,
-                instance=int(place) if place.isdecimal() else None,
-                message_id=headers.get("Callboard-Message-Id" if dead else "Nats-Msg-Id", ""),
-                stored_at_s=found.time.timestamp() if found.time else 0.0,
-            )
-
-    async def _message(self, component: str, sequence: int, place: str) -> api.RawStreamMsg | None:
-        """The first message at or after a sequence, None if there is none."""
-        stream, subject = self._subjects.stream(component), self._subjects.durable(component, place)
-        try:
-            return await (await self._js()).get_msg(stream, seq=sequence, subject=subject, next=True)
-        except NotFoundError:
-            return None
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise _judged(stream, error) from None
+        return self._history.messages(component, first, last, dead=dead)
 
     # -- the end
 
@@ -412,31 +368,3 @@ class NatsDurableStore:
         connection.on_open.remove(self._opened)
         connection.ignore(f"{self._inbox}.*")
         await release(connection)
-
-
-class Intake:
-    """One instance's way to its messages: those for whichever is free, and its own. See `durable.Intake`."""
-
-    def __init__(self, store: NatsDurableStore) -> None:
-        self._store = store
-        self.pulls: list[NatsPull] = []
-
-    def want(self, free: int, most: int) -> None:
-        """See `durable.Intake`: each of both may bring so many; who receives has room for twice that."""
-        for pull in self.pulls:
-            pull.want(free, most)
-
-    async def close(self) -> None:
-        """See `durable.Intake`."""
-        pulls, self.pulls = self.pulls, []
-        await asyncio.gather(*(pull.close() for pull in pulls))
-        for pull in pulls:
-            self._store.forget(pull)
-
-
-def _judged(stream: str, error: Exception) -> TransportError:
-    if isinstance(error, ServiceUnavailableError):
-        return NotReady(stream, error.description or NO_JETSTREAM)
-    if isinstance(error, APIError):
-        return NotReady(stream, error.description or str(error))
-    return NotReady(stream, str(error) or type(error).__name__)

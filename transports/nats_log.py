@@ -26,6 +26,8 @@ WINDOW_BYTES = 8 * 1024 * 1024
 """What is on its way to the server and not acknowledged."""
 RESEND_S = 5.0
 API_S = 5.0
+DEAD = "_dead"
+"""Last token of the subject of dead letters."""
 MAX_PAYLOAD = "max_payload of the NATS server"
 FULL = (10077, 10023, 10047)
 """Error codes of JetStream: maximum bytes, insufficient resources, storage exceeded."""
@@ -313,6 +315,15 @@ class NotReady(TransportError):
 
     def __reduce__(self) -> tuple[type[NotReady], tuple[str, str]]:
         return type(self), (self.stream, self.why)
+
+
+def judged(stream: str, error: Exception) -> TransportError:
+    """What an error of a request to JetStream means to who may try again."""
+    if isinstance(error, ServiceUnavailableError):
+        return NotReady(stream, error.description or NO_JETSTREAM)
+    if isinstance(error, APIError):
+        return NotReady(stream, error.description or str(error))
+    return NotReady(stream, str(error) or type(error).__name__)
 
 
 async def first_sequence(js: JetStreamContext, stream: str, subject: str | None) -> int | None:

@@ -217,3 +217,23 @@ class NatsPull:
                 await drain(self._reader.client, subscription)
         except (Error, OSError, TimeoutError, TransportError) as error:
             log.debug("a pull ended with its connection: %s", error)
+
+
+class Intake:
+    """One instance's way to its messages: those for whichever is free, and its own. See `durable.Intake`."""
+
+    def __init__(self, forget: Callable[[NatsPull], None]) -> None:
+        self._forget = forget
+        self.pulls: list[NatsPull] = []
+
+    def want(self, free: int, most: int) -> None:
+        """See `durable.Intake`: each of both may bring so many; who receives has room for twice that."""
+        for pull in self.pulls:
+            pull.want(free, most)
+
+    async def close(self) -> None:
+        """See `durable.Intake`."""
+        pulls, self.pulls = self.pulls, []
+        await asyncio.gather(*(pull.close() for pull in pulls))
+        for pull in pulls:
+            self._forget(pull)
