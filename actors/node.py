@@ -226,15 +226,13 @@ class Node:
             log.info("%s: %s", name, text)
 
     async def stop_actor(self, name: str, reason: StopReason, *, grace_s: float = 5.0) -> None:
-        """Stop a local actor: refuse what waits, let run what runs for ``grace_s`` seconds, then cancel it.
-
-        Does nothing if there is no such actor.
-        """
+        """Stop a local actor, if there is one: refuse what waits, let run what runs for ``grace_s``, then cancel it."""
         cell = self._by_name.get(name)
         if cell is not None:
             until_s = monotonic() + grace_s
             reason = self._stopping.setdefault(cell, reason)  # of whoever began
             self.directory.remove(name, cell.location.incarnation, f"it was stopped ({reason.value})")
+            self._unlist(cell)
             await self._shut(cell, grace_s)
             await cell.stop(reason, max(0.0, until_s - monotonic()))
             await self._discard(cell)
@@ -248,11 +246,15 @@ class Node:
         await self._shut(cell)
         if cell.state is not State.STOPPED:
             await cell.stop(StopReason.FAILED, 0)
+        self._unlist(cell)
         self._stopping.pop(cell, None)
         cell.actor = None  # ways that nobody has looked at since still know the cell
-        self.cells.pop(cell.location.number, None)
         if self._by_name.get(cell.location.name) is cell:
             del self._by_name[cell.location.name]
+
+    def _unlist(self, cell: Cell) -> None:
+        """What peers send to it from now on is refused."""
+        self.cells.pop(cell.location.number, None)
         for session in self._sessions.values():
             if isinstance(session, Origin):
                 session.inlets.pop(cell.location.number, None)  # it holds the actor
@@ -338,8 +340,8 @@ class Node:
     def route(self, location: Location) -> Route:
         """The way to one actor incarnation; dials its node when it is used first."""
         if location.node == self.id:
-            cell = self.cells.get(location.number)
-            if cell is None:
+            cell = self._by_name.get(location.name)
+            if cell is None or cell.location.number != location.number:
                 raise ActorUnavailable("it has just been stopped", actor=location.name)
             return LocalRoute(self._local, cell)
         peer = self._peers.get(location.node)
