@@ -158,10 +158,7 @@ class Node:
         mailbox: MailboxPolicy | None = None,
         **kwargs: Any,
     ) -> Ref[A]:
-        """Start an actor here and return the reference to it when it is ready.
-
-        Raises `StartFailed` with the traceback of the constructor or of ``on_start``.
-        """
+        """Start an actor here; returns its reference when it is ready. Raises `StartFailed` with the traceback."""
         if self._closed:
             raise StartFailed("this node was closed", actor=name)
         if name in self._by_name:

@@ -231,9 +231,17 @@ class NatsConnection:
             await asyncio.wait(tasks)
         client, self._client = self._client, None
         if client is not None:
+            await self._let_go(client)
             await close(client)
         if self._beat is not None:
             await self._beat.stop()
+
+    async def _let_go(self, client: Client) -> None:
+        """Wait until the server has what was sent: a socket that is closed with something unread takes it back."""
+        try:
+            await confirm(client, max(self.settings.linger_s, LEAST_S))
+        except (nats.errors.Error, OSError) as error:
+            log.debug("not sure that everything was sent: %s", error)
 
     def check(self) -> None:
         """See `Carrier`: nats-py says so only when it has closed, and it cannot while the server does not read."""
