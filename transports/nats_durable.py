@@ -35,7 +35,7 @@ from .durable import Delivery, DurablePolicy, StoredMessage
 from .errors import NotStored, TransportError
 from .nats_connection import NatsConnection, acquire, release
 from .nats_history import NatsHistory
-from .nats_log import API_S, DEAD, Item, NatsLog, judged, wire_size
+from .nats_log import API_S, DEAD, Item, LogFull, NatsLog, judged, wire_size
 from .nats_pull import Intake, NatsDelivery, NatsPull
 from .nats_subjects import Subjects, token
 from .settings import NetworkSettings
@@ -253,6 +253,8 @@ class NatsDurableStore:
             except TransportError:  # too large with these headers: its sequence says where it is
                 stored = self._add(message.component, DEAD, b"", headers, deadline)
             await stored
+        except LogFull as error:  # coming again, it would hold fast all that was handled after it
+            log.error("message %d is dead and has no copy, only itself: %s", message.sequence, error)
         except TransportError as error:
             log.error("a dead letter could not be stored: %s", error)
             message.again(BURY_AGAIN_S)

@@ -286,24 +286,57 @@ class NatsLog:
         return NotStored(self.component, f"JetStream refuses the stream {self.stream}: {error.description}")
 
     async def _make_room(self) -> None:
-        """Drop the older half of what was handled; without any, what was to be written is refused."""
-        js, dropped = self._writer.client.jetstream(timeout=API_S), False
+        """Drop the older half of what was handled, and old dead letters; without any, refuse what was to be written."""
+        js = self._writer.client.jetstream(timeout=API_S)
         try:
-            for consumer in await js.consumers_info(self.stream):
+            dropped = await self._drop_handled(js)
+            dropped = await self._drop_dead(js, dropped) or dropped
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            self._why = str(error)
+            return
+        if not dropped:
+            for item in [item for item in self._items.values() if item.sent_s]:
+                item.fail(LogFull(self.component, self._full()))
+
+    def _full(self) -> str:
+        limit = f"max_bytes is {self.policy.max_bytes:,}" if self.policy.max_bytes else self._why
+        return (
+            f"its log is full ({limit}) and nothing in it was handled that lies before the oldest message that is not;"
+            " have that one handled, or raise durable.max_bytes"
+        )
+
+    async def _drop_handled(self, js: JetStreamContext) -> bool:
+        dropped, seen = False, 0
+        while page := await js.consumers_info(self.stream, offset=seen):
+            seen += len(page)
+            for consumer in page:  # the server tells no more than where the first unacknowledged one lies
                 done = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
                 subject = consumer.config.filter_subject
                 first = await first_sequence(js, self.stream, subject)
                 if first is not None and first <= done:
                     await js.purge_stream(self.stream, seq=(first + done) // 2 + 1, subject=subject)
                     dropped = True
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            self._why = str(error)
-            return
-        if not dropped:
-            limit = f"max_bytes is {self.policy.max_bytes:,}" if self.policy.max_bytes else self._why
-            why = f"its log is full ({limit}) and nothing in it was handled; handle more, or raise durable.max_bytes"
-            for item in [item for item in self._items.values() if item.sent_s]:
-                item.fail(NotStored(self.component, why))
+        return dropped
+
+    async def _drop_dead(self, js: JetStreamContext, has_room: bool) -> bool:
+        """Those in the older half of the log; without room the older half of them, wherever they lie."""
+        subject = self._subject.removesuffix(">") + DEAD
+        first = await first_sequence(js, self.stream, subject)
+        if first is None:
+            return False
+        state = (await js.stream_info(self.stream)).state
+        middle = ((state.first_seq if has_room else first) + state.last_seq) // 2
+        if first > middle:
+            return False
+        await js.purge_stream(self.stream, seq=middle + 1, subject=subject)
+        log.warning(
+            "the log of %s is full: dead letters up to number %d were dropped", self.component, middle
+        )
+        return True
+
+
+class LogFull(NotStored):
+    """There is no room in a log, and none can be made."""
 
 
 class NotReady(TransportError):
