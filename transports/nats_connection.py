@@ -35,6 +35,7 @@ ROOM_BYTES = 1024 * 1024
 MOST_PIECE_BYTES = 1024 * 1024
 LISTENS = 3
 """So often a subject is tried, if the connection is lost each time."""
+# nats-py gives the text in lower case, subject included.
 DENIED = re.compile(r'permissions violation for publish to "([^"]+)"')
 LEAST_S = 0.05
 """No attempt to connect is given less."""
@@ -143,8 +144,10 @@ class NatsConnection:
             task.exception()  # who waited has it
 
     async def _open(self, limit_s: float) -> None:
+        client: Client | None = None
+
         async def lost() -> None:
-            if self._client is client:
+            if client is not None and self._client is client:
                 self.lose("the connection to NATS was lost")
 
         until_s = monotonic() + limit_s
@@ -184,9 +187,8 @@ class NatsConnection:
                 self.links.fail("messages were lost: this process was too slow to read them")
         else:
             log.warning("NATS: %s", str(error).removeprefix("nats: ") or type(error).__name__)
-            denied = DENIED.search(str(error))
-            if denied and self.subjects.carries_links(denied.group(1)):
-                self.links.fail(f"the NATS server refuses what is sent: {error}")
+            if denied := DENIED.search(str(error)):
+                self.links.denied(denied.group(1))
 
     def lose(self, why: str) -> None:
         """End all links, and make a new connection."""
@@ -263,7 +265,8 @@ class NatsConnection:
 
     def hear(self, subject: str, handler: Handler) -> None:
         """See `Carrier`."""
-        self.later(self.listen(subject, handler))
+        self._handlers[subject] = ("", handler)
+        self.later(self._listen(subject))
 
     async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> None:
         """Listen on a subject, on this connection and on those that follow; returns when the server knows it.
@@ -271,15 +274,18 @@ class NatsConnection:
         Without a connection it waits for one, as long as a dial does. Raises `TransportError`.
         """
         self._handlers[subject] = (queue, handler)
+        await self._listen(subject)
+
+    async def _listen(self, subject: str) -> None:
         why = ""
         for _ in range(LISTENS):
             if not (self.is_up and self._ready.is_set()):
                 await self.open_within(self.settings.connect_timeout_s)
-            if subject in self._subscriptions:
+            if subject in self._subscriptions or subject not in self._handlers:
                 return
             client = self.client
             try:
-                await self._subscribe(client, subject, queue, handler)
+                await self._subscribe(client, subject, *self._handlers[subject])
                 await confirm(client)
                 return
             except (nats.errors.Error, OSError) as error:  # it went meanwhile: the next one listens again

@@ -204,6 +204,15 @@ class NatsLink:
         elif lane.by_actor:
             self._send_to_node(lane, piece, certain=True)
 
+    def denied(self, subject: str) -> None:
+        """We may not publish on a subject, given in lower case: the node's own is the other way to an actor."""
+        if self._subject.lower() == subject:
+            self.fail(f"the NATS server does not allow this process to publish on {self._subject}")
+            return
+        for lane in self._out.lanes:
+            if lane.by_actor and lane.subject.lower() == subject and self._error is None:
+                self._send_to_node(lane, 0, certain=False)
+
     def _send_to_node(self, lane: Lane, number: int, *, certain: bool) -> None:
         for piece in self._out.to_node(lane, number, certain=certain):
             if not self._transmit(lane, piece):

@@ -99,6 +99,11 @@ class NatsLinks:
         for link in self:
             link.fail(why)
 
+    def denied(self, subject: str) -> None:
+        """The server refuses what is published on a subject, given in lower case."""
+        for link in self:
+            link.denied(subject)
+
     # -- in
 
     def answered(self, message: Msg) -> None:

@@ -353,6 +353,36 @@ async def test_a_foreign_service_on_the_port_meanwhile_keeps_nobody_away_for_eve
         await broker.stop()
 
 
+async def test_an_actor_whose_subject_is_denied_is_reached_by_its_node_and_nothing_else_notices(tmp_path):
+    denied = 'permissions: { publish: { deny: ["*.*.bad.>"] } }'
+    users = f"authorization {{ users: [ {{user: a, password: p}}, {{user: b, password: p, {denied}}} ] }}"
+    broker = NatsServer(tmp_path / "nats", token="", extra_config=users)
+    await broker.start()
+    nodes = {}
+    try:
+        for name, user in (("good", "a"), ("bad", "a"), ("near", "b")):
+            settings = NetworkSettings(request_plane="nats")
+            login = {**broker.settings(), "username": user, "password": "p"}
+            settings = replace(settings, nats=replace(settings.nats, **login))
+            node = nodes[name] = ActorNode(name=name, namespace="Capital", settings=settings)
+            await node.start()
+            if name != "near":
+                await node.spawn(Gate, name=f"{name}.0")
+        near = nodes["near"]
+        for name in ("good", "bad"):
+            near.add_location(nodes[name].location(f"{name}.0"))
+        waits = asyncio.create_task(near.ref("good.0", Gate).ask(Gate.hold, "all the time"))
+        (cell,) = nodes["good"].cells.values()
+        await until(lambda: cell.actor.seen)
+        assert await near.ref("bad.0", Gate).ask(Gate.note, "denied") == "denied"
+        cell.actor.gate.set()
+        assert await waits == "all the time"
+    finally:
+        for node in reversed(nodes.values()):
+            await node.close()
+        await broker.stop()
+
+
 @on_nats
 async def test_a_missing_piece_ends_the_link_on_both_sides(nodes):
     server, client, near, far = await nodes.pair()
