@@ -13,7 +13,7 @@ from pathlib import Path
 from callboard.transports.settings import NetworkSettings
 
 from .budget import Budget
-from .errors import NatsServerFailed
+from .errors import SupervisionError
 from .guardian import VARIABLE, mark
 from .nats_server import NatsServer
 from .spec import RestartPolicy
@@ -67,20 +67,23 @@ class EmbeddedNats:
 
     async def _keep(self) -> None:
         budget = Budget(RestartPolicy())
+        reason = await self.server.exited()
         while True:
-            reason = await self.server.exited()
             budget, wait_s = budget.spend(time.monotonic(), random.random())
             if wait_s is None:
                 self._failed(NAME, f"{reason}; {budget}")
                 return
-            self._event(f"nats-server {reason}; it starts again on its port in {wait_s:.1f} s")
+            how, *_ = reason.split(":")
+            self._event(f"nats-server {how}; it starts again on its port in {wait_s:.1f} s")
             await asyncio.sleep(wait_s)
             try:
                 await self.server.start()
-            except NatsServerFailed as error:
+            except (SupervisionError, OSError) as error:  # its program, or room on the disk, may come back
                 self._event(str(error))
+                reason = f"did not start: {getattr(error, 'why', '') or error}"
                 continue
             self._event(f"nats-server is back at {self.server.url}")
+            reason = await self.server.exited()
 
     def __repr__(self) -> str:
         return f"<EmbeddedNats {self.server!r}>"

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from callboard.supervisor.errors import NatsServerMissing, SystemFailed
+from callboard.supervisor.nats_server import find_binary
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
 from callboard.testing.leaks import SPARED_PROCESSES
@@ -148,6 +149,22 @@ async def test_a_nats_server_that_dies_too_often_stops_the_system(cluster: Clust
         task.cancel()
         await asyncio.wait((task,))
     assert servers_of(os.getpid()) == []
+
+
+async def test_a_nats_server_whose_program_is_gone_stops_the_system_and_says_why(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    program, events = tmp_path / "nats-server", list[str]()
+    program.symlink_to(find_binary())
+    system = System(namespace=cluster.token, plane="tcp", nats_embedded=program)
+    system.on_event = events.append
+    async with system:
+        (server,) = servers_of(os.getpid())
+        program.unlink()
+        server.kill()
+        with pytest.raises(SystemFailed, match=r"nats-server: did not start: .*5 of 5 restarts in 60 s"):
+            await asyncio.wait_for(system.wait_stopped(), 60)
+    assert [event for event in events if f"{program} is no program that can be run" in event]
 
 
 async def test_without_a_program_the_system_does_not_start_and_leaves_nothing(
