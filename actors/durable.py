@@ -88,7 +88,8 @@ class Durables:
         """Tells that were accepted here and could not be stored."""
         self._intakes: dict[Cell, ActorIntake] = {}
         self._count = self._bytes = 0
-        self._rooms: deque[asyncio.Future[None]] = deque()
+        self._rooms: deque[tuple[int, asyncio.Future[None]]] = deque()
+        """Who waits, each with the size of its message."""
 
     def __repr__(self) -> str:
         return f"<Durables {', '.join(self.policies) or 'none'}, {self._count} not stored yet>"
@@ -125,10 +126,11 @@ class Durables:
     ) -> None:
         """Accept a tell: it is stored in the background, tried until ``deadline_s`` seconds from now.
 
-        Raises `MailboxFull` when as many wait here as may, and what is wrong with the message.
+        Raises `MailboxFull` when as many wait here as may, `NotStored` when this node is closed, and what is wrong with
+        the message.
         """
         payload = self._encode(name, method, args, kwargs)
-        if not self._has_room(len(payload)):
+        if self._rooms or not self._has_room(len(payload)):
             raise MailboxFull(
                 f"{self._count} messages ({self._bytes:,} bytes) wait here to be stored, of {MOST_MESSAGES}"
                 f" ({MOST_BYTES:,} bytes) that may; use tell_wait",
@@ -198,20 +200,32 @@ class Durables:
     def _settled(self, size: int) -> None:
         self._count -= 1
         self._bytes -= size
-        while self._rooms and self._has_room(0):
-            room = self._rooms.popleft()
-            if not room.done():
-                room.set_result(None)
-                return  # the next one when this has been put, or has gone
+        self._let_in()
 
     def _has_room(self, size: int) -> bool:
         return not self._count or (self._count < MOST_MESSAGES and self._bytes + size <= MOST_BYTES)
 
+    def _let_in(self) -> None:
+        while self._rooms and self._has_room(self._rooms[0][0]):
+            size, room = self._rooms.popleft()
+            if not room.done():
+                self._count += 1  # kept for it until it is there or has gone
+                self._bytes += size
+                room.set_result(None)
+
     async def _room(self, size: int) -> None:
-        while not self._has_room(size):
-            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._rooms.append(room)
+        """Return when there is room for a message that is put at once, in the order of those who wait."""
+        if not self._rooms and self._has_room(size):
+            return
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rooms.append((size, room))
+        try:
             await room
+        finally:
+            if room.done() and not room.cancelled():
+                self._count -= 1
+                self._bytes -= size
+            asyncio.get_running_loop().call_soon(self._let_in)  # after the message, if there is one
 
     # -- in
 
