@@ -143,7 +143,8 @@ class DurableStore(Protocol):
 
         Messages of one component are stored in the order of these calls. While the store is away they are sent again
         until ``deadline`` (monotonic clock); a message that is sent again is stored once. Raises `StoredTooLarge` at
-        once if the limit is known, else the future does, and `NotStored` for all else. Cancelling it gives up.
+        once if the limit is known, else the future does, and `NotStored` for all else, after `close` at once, too.
+        Cancelling it gives up.
         """
 
     async def receive(self, component: str, instance: int | None, take: Callable[[Delivery], None]) -> Intake:

@@ -32,7 +32,7 @@ from nats.js import JetStreamContext, api
 
 from .base import Identity
 from .durable import Delivery, DurablePolicy, StoredMessage
-from .errors import NotStored, TransportError
+from .errors import Closed, NotStored, TransportError
 from .nats_connection import NatsConnection, acquire, release
 from .nats_history import NatsHistory
 from .nats_log import API_S, DEAD, Item, LogFull, NatsLog, judged, wire_size
@@ -122,6 +122,8 @@ class NatsDurableStore:
 
     def _used(self) -> NatsConnection:
         if self._connection is None:
+            if self._closed:
+                raise Closed(self._inbox, "this node was closed")
             self._connection = acquire(self._identity, self._settings)
             self._connection.on_open.append(self._opened)
             self.later(self._run(self._connection))
@@ -203,6 +205,8 @@ class NatsDurableStore:
         headers: dict[str, str],
         deadline: float,
     ) -> asyncio.Future[int]:
+        if self._closed:  # nobody would say that its deadline has passed
+            raise NotStored(component, "this node was closed")
         entry = self._log(component)
         entry.check(wire_size(payload, headers))
         number = next(self._numbers)
@@ -369,4 +373,5 @@ class NatsDurableStore:
             await asyncio.wait(tasks)
         connection.on_open.remove(self._opened)
         connection.ignore(f"{self._inbox}.*")
+        self._connection = None
         await release(connection)

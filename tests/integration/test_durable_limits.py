@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from callboard.actors import durable
+from callboard.actors.errors import MailboxFull
+from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.cluster import Cluster
 from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import NotStored
 
 from .durable_actors import Worker, jetstream, nodes_on, stream_of
-from .test_durable_failures import network
+from .test_durable_failures import network, on
 from .waiting import until
 
 
@@ -49,3 +58,96 @@ async def test_a_log_full_of_dead_letters_takes_good_messages(cluster: Cluster) 
             await until(lambda number=number: node.durables.store.statistics()["dead_letters"] > number)  # type: ignore[misc]
         await ref.tell_wait(Worker.work, "good")
         await until(lambda: worker.seen[-1] == "good")
+
+
+@pytest.mark.parametrize("used", [True, False])
+async def test_who_tells_from_a_closed_node_is_told_at_once(cluster: Cluster, used: bool) -> None:
+    async with nodes_on(await network(cluster)) as nodes:
+        node = await nodes.node()
+        ref = node.ref("worker", Worker).options(deadline_s=math.inf)
+        if used:
+            await ref.tell_wait(Worker.work, 1)
+        await node.close(grace_s=1)
+        with pytest.raises(NotStored, match="this node was closed"):
+            await ref.tell_wait(Worker.work, 2)
+        with pytest.raises(NotStored, match="this node was closed"):
+            ref.tell(Worker.work, 3)
+
+
+async def test_who_waits_to_be_stored_when_the_node_closes_is_told(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "MOST_MESSAGES", 1)
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    try:
+        async with nodes_on(replace(on(server), linger_s=0.1)) as nodes:
+            node = await nodes.node()
+            ref = node.ref("worker", Worker).options(deadline_s=math.inf)
+            await ref.tell_wait(Worker.work, "first")
+            await server.kill()
+            waiting = [asyncio.create_task(ref.tell_wait(Worker.work, n)) for n in range(3)]
+            await until(lambda: node.durables.store.statistics()["not_stored_yet"] == 1)
+            await node.close(grace_s=0.1)
+            answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
+            assert [type(answer) for answer in answers] == [NotStored] * 3
+    finally:
+        await server.stop()
+
+
+async def test_who_leaves_when_it_is_let_in_leaves_its_turn_to_the_next(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "MOST_MESSAGES", 1)
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    try:
+        async with nodes_on(on(server)) as nodes:
+            node = await nodes.node()
+            store = node.durables.store
+            stored: list[asyncio.Future[int]] = []
+            put = store.store
+
+            def noted(*args: Any) -> asyncio.Future[int]:
+                stored.append(put(*args))
+                return stored[-1]
+
+            monkeypatch.setattr(store, "store", noted)
+            ref = node.ref("worker", Worker).options(deadline_s=60)
+            waiting = [asyncio.create_task(ref.tell_wait(Worker.work, n)) for n in range(3)]
+            await until(lambda: stored)
+            stored[0].add_done_callback(lambda _: waiting[1].cancel())  # in the tick in which it is let in
+            await waiting[0]
+            await waiting[2]
+            assert waiting[1].cancelled()
+            assert len(stored) == 2
+    finally:
+        await server.stop()
+
+
+async def test_a_large_message_that_waits_for_room_keeps_its_place(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "MOST_BYTES", 10_000)
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    try:
+        async with nodes_on(on(server)) as nodes:
+            node = await nodes.node()
+            worker = await nodes.worker(node)
+            ref = node.ref("worker", Worker).options(deadline_s=60)
+            await ref.tell_wait(Worker.work, "first")
+            server.pause()
+            for _ in range(4):
+                ref.tell(Worker.work, "s" * 2_000)
+            sizes = [9_000, *[1_000] * 8]
+            waiting = [asyncio.create_task(ref.tell_wait(Worker.work, "w" * size)) for size in sizes]
+            await asyncio.sleep(0)
+            with pytest.raises(MailboxFull):  # it would fit, but others were first
+                ref.tell(Worker.work, "t")
+            server.resume()
+            await asyncio.gather(*waiting)
+            await until(lambda: len(worker.seen) == 14)
+            assert [len(what) for what in worker.seen[5:]] == sizes
+    finally:
+        await server.stop()
