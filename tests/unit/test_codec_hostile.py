@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from callboard.actors.codec import OUT_OF_BAND_BYTES, Codec, decode_plain
 from callboard.actors.errors import DecodeError
-from callboard.actors.extension import BUFFER, OBJECT, TEXT, TUPLE, Ext
+from callboard.actors.extension import BUFFER, OBJECT, SET, TEXT, TUPLE, Ext
 from callboard.testing.conformance.actors.values import Hostile, OwnTuple
 
 from .values import values
@@ -97,6 +97,11 @@ def test_random_bytes_raise_nothing_but_a_decode_error(body, buffers):
 @given(plausible, st.lists(st.binary(), max_size=2))
 def test_bytes_made_to_hurt_raise_nothing_but_a_decode_error_and_import_and_build_nothing(value, buffers):
     read(pack(value), buffers)
+
+
+@pytest.mark.parametrize("key", [b"\x80", b"\x91\x80", pack(Ext(SET, pack([])))])
+def test_a_key_that_cannot_be_one_is_a_decode_error(key):
+    read(b"\x81" + key + b"\x01")
 
 
 @given(values, st.data())
