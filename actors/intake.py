@@ -102,9 +102,8 @@ class ActorIntake:
             return
         if delivery.count > 1:
             self.redelivered += 1
-            if (known := self._letters.get(delivery.sequence)) is not None:  # the server could not hear of it
-                self._open[known] = (delivery, self._open[known][1])
-                return
+        if self._is_here(delivery):
+            return
         if delivery.count > policy.max_deliver:
             why = f"it was delivered {policy.max_deliver} times (max_deliver) and nobody said how it ended"
             self._bury(delivery, f"{why}: its process died each time, or took longer than ack_wait_s")
@@ -150,6 +149,19 @@ class ActorIntake:
             self._wait_for_room()
         else:
             cell.deliver(letter)
+
+    def _is_here(self, delivery: Delivery) -> bool:
+        """The server could not hear of a message that is here; or it has lost its store, and counts anew."""
+        known = self._letters.get(delivery.sequence)
+        if known is None:
+            return False
+        older, came_s = self._open[known]
+        if _identity(older) == _identity(delivery):
+            self._open[known] = (delivery, came_s)
+            return True
+        del self._open[known], self._letters[delivery.sequence]  # its end must not end another message
+        self._open_bytes -= len(older.payload)
+        return False
 
     def _wait_for_room(self) -> None:
         if not self._waits and self._cell.takes_mail:
@@ -204,7 +216,8 @@ class ActorIntake:
     def _end(self, letter: Letter) -> Delivery | None:
         delivery, came_s = self._open.pop(letter.id, (None, 0.0))
         if delivery is not None:
-            del self._letters[delivery.sequence]
+            if self._letters.get(delivery.sequence) == letter.id:
+                del self._letters[delivery.sequence]
             self._open_bytes -= len(delivery.payload)
             now = monotonic()
             took_s = max(now - max(came_s, self._last_end_s), 1e-6)
@@ -261,3 +274,7 @@ class ActorIntake:
         self._give_back_held()
         if intake is not None:
             await intake.close()
+
+
+def _identity(delivery: Delivery) -> str | float:
+    return delivery.message_id or delivery.stored_at_s  # strangers may give no id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from callboard.testing.cluster import Cluster
 from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import NotStored
 
-from .durable_actors import Worker, jetstream, nodes_on, stream_of
+from .durable_actors import PATIENT, Broad, Worker, jetstream, nodes_on, stream_of
 from .test_durable_failures import network, on
 from .waiting import until
 
@@ -149,5 +150,35 @@ async def test_a_large_message_that_waits_for_room_keeps_its_place(
             await asyncio.gather(*waiting)
             await until(lambda: len(worker.seen) == 14)
             assert [len(what) for what in worker.seen[5:]] == sizes
+    finally:
+        await server.stop()
+
+
+async def test_the_end_of_a_message_ends_no_other_of_its_number_when_the_store_was_lost(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    try:
+        async with nodes_on(on(server)) as nodes:
+            node = await nodes.node(policy=PATIENT)
+            worker = await nodes.worker(node, cls=Broad)
+            worker.gate.clear()
+            worker.refused = ["new"]
+            ref = node.ref("worker", Worker).options(deadline_s=60)
+            await ref.tell_wait(Worker.work, "old")
+            await until(lambda: worker.running == 1)
+            await server.kill()
+            shutil.rmtree(server.store)
+            await server.start()
+            await ref.tell_wait(Worker.work, "new")
+            await until(lambda: worker.running == 2)
+            worker.gate.set()
+            await until(lambda: worker.running == 0)
+            worker.refused = []
+            await until(lambda: worker.seen == ["old", "new"])
+            await ref.tell_wait(Worker.work, "next")
+            await until(lambda: worker.seen[-1] == "next")
+            assert node.statistics()["durable"]["intakes"]["worker.0"]["open"] == 0
     finally:
         await server.stop()
