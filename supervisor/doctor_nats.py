@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 API_S = 2.0
+STRANGER = "something listens there that is no NATS server"
 INFO, AUDIT = "$JS.API.INFO", "$JS.EVENT.ADVISORY.API"
 
 
@@ -48,7 +49,7 @@ async def look_at_nats(
     known: dict[str, Any] = {
         "where": where,
         "version": str(greeting.get("version", "?")),
-        "max_payload_bytes": int(greeting.get("max_payload", 0)),
+        "max_payload_bytes": limit if isinstance(limit := greeting.get("max_payload"), int) else 0,
     }
     try:
         client = await nats_client.connect(settings, "callboard doctor", limit_s=limit_s)
@@ -70,10 +71,17 @@ async def _greeting(server: str) -> dict[str, Any]:
     finally:
         writer.close()
     word, _, text = line.partition(b" ")
-    if word != b"INFO":
-        raise ValueError("something listens there that is no NATS server")
-    greeting: dict[str, Any] = orjson.loads(text)
+    if word != b"INFO" or not (greeting := _object(text)):
+        raise ValueError(STRANGER)
     return greeting
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """What a server says in JSON; raises ValueError if it is no object."""
+    value = orjson.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(STRANGER)
+    return value
 
 
 def _reason(error: Exception) -> str:
@@ -101,11 +109,11 @@ async def _jetstream(client: Client, now: Callable[[], float]) -> dict[str, Any]
         found["jetstream"] = True
         async with asyncio.timeout(API_S):
             while "ahead_s" not in found:
-                note = orjson.loads((await audit.next_msg(API_S)).data)
+                note = _object((await audit.next_msg(API_S)).data)
                 if note.get("subject") == INFO and note["client"].get("id") == client.client_id:
                     theirs_s = datetime.fromisoformat(note["timestamp"]).timestamp()
                     found["ahead_s"] = theirs_s - (asked_s + answered_s) / 2
                     found["within_s"] = abs(answered_s - asked_s) / 2
-    except (nats.errors.Error, TimeoutError, ValueError, LookupError):
+    except (nats.errors.Error, TimeoutError, ValueError, LookupError, TypeError, AttributeError):
         pass  # no JetStream, or no permission to hear of it: what is known by then is the answer
     return found

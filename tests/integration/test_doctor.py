@@ -159,6 +159,21 @@ async def test_jetstream_that_is_off_is_found_where_it_is_needed(
         await server.stop()
 
 
+@pytest.mark.parametrize("greeting", ["INFO [1]", "INFO 1", "INFO {}", "INFO {", "INFO"])
+async def test_a_greeting_that_is_none_is_told(cluster: Cluster, greeting: str) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting.encode() + b"\r\n")
+        await writer.drain()
+        writer.close()
+
+    other = await asyncio.start_server(greet, "127.0.0.1", 0)
+    nats = NatsSettings(servers=(f"nats://127.0.0.1:{other.sockets[0].getsockname()[1]}",))
+    found = await look_at_nats(NetworkSettings(request_plane="nats", nats=nats), 10)
+    other.close()
+    assert found.stage is NatsStage.CONNECT
+    assert found.error
+
+
 async def test_a_program_that_is_no_nats_is_told(cluster: Cluster, path: Path) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
