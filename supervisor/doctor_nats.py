@@ -104,9 +104,9 @@ async def _jetstream(client: Client, now: Callable[[], float]) -> dict[str, Any]
         audit = await client.subscribe(AUDIT)
         await nats_client.confirm(client)
         asked_s = now()
-        await client.request(INFO, b"", timeout=API_S)
+        reply = await client.request(INFO, b"", timeout=API_S)
         answered_s = now()
-        found["jetstream"] = True
+        found["jetstream"] = "error" not in _object(reply.data)  # the account may have none
         async with asyncio.timeout(API_S):
             while "ahead_s" not in found:
                 note = _object((await audit.next_msg(API_S)).data)

@@ -72,7 +72,8 @@ def jetstream(facts: Facts) -> list[Finding]:
         return [Finding("jetstream-off", Level.OK, "JetStream is on")]
     if needs_jetstream(facts.config):
         text = f"JetStream is off at {nats.where}, and the config stores messages or events in it"
-        return [Finding("jetstream-off", Level.PROBLEM, text, "start the server with --jetstream (-js)")]
+        do = "start the server with --jetstream (-js), and enable it for the account"
+        return [Finding("jetstream-off", Level.PROBLEM, text, do)]
     return [Finding("jetstream-off", Level.OK, "JetStream is off, and nothing needs it")]
 
 

@@ -159,6 +159,22 @@ async def test_jetstream_that_is_off_is_found_where_it_is_needed(
         await server.stop()
 
 
+async def test_an_account_without_jetstream_is_told_from_one_that_has_it(
+    cluster: Cluster, path: Path, tmp_path: Path
+) -> None:
+    without, having = (f"{name}: {{ users: [{{ user: {name}, password: {name} }}]" for name in ("a", "j"))
+    accounts = f"accounts {{ {without} }}, {having}, jetstream: enabled }} }}"
+    server = NatsServer(tmp_path / "nats", token="", extra_config=accounts)
+    await server.start()
+    try:
+        for user, is_on in (("a", False), ("j", True)):
+            nats = NatsSettings(servers=(server.url,), username=user, password=user)
+            found = await look_at_nats(NetworkSettings(request_plane="nats", nats=nats), 10)
+            assert (found.stage, found.jetstream) == (NatsStage.DONE, is_on)
+    finally:
+        await server.stop()
+
+
 @pytest.mark.parametrize("greeting", ["INFO [1]", "INFO 1", "INFO {}", "INFO {", "INFO"])
 async def test_a_greeting_that_is_none_is_told(cluster: Cluster, greeting: str) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
