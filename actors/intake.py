@@ -28,6 +28,10 @@ from .signature import unknown_method
 AHEAD_S = 0.02
 """What waits in the mailbox shall begin within this time, as far as one can know."""
 MOST_AHEAD = 256
+STOP_S = 0.25
+"""At a stop, what waits in the mailbox may begin within this time; it was to take less than `AHEAD_S`."""
+GIVE_BACK_S = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""Wait after the first, second, ... delivery that is given back: whoever stops next shall not get it again."""
 
 log = logging.getLogger("callboard.actors")
 
@@ -58,6 +62,8 @@ class ActorIntake:
         """Between the ends of two handlers, while there is something to do."""
         self._last_end_s = 0.0
         self._intake: Intake | None = None
+        self._moved = asyncio.Event()
+        """A letter has ended."""
         self._beat: asyncio.TimerHandle | None = None
         self.redelivered = self.handled = self.failed = self.dead = 0
 
@@ -98,7 +104,7 @@ class ActorIntake:
         """One message has come."""
         cell, policy = self._cell, self._policy
         if self._intake is None or not cell.takes_mail:
-            delivery.again(0)
+            _give_back(delivery)
             return
         if delivery.count > 1:
             self.redelivered += 1
@@ -106,7 +112,10 @@ class ActorIntake:
             return
         if delivery.count > policy.max_deliver:
             why = f"it was delivered {policy.max_deliver} times (max_deliver) and nobody said how it ended"
-            self._bury(delivery, f"{why}: its process died each time, or took longer than ack_wait_s")
+            self._bury(
+                delivery,
+                f"{why}: each time its process died, took longer than ack_wait_s, or stopped its actor",
+            )
             self._refill()
             return
         try:
@@ -196,7 +205,7 @@ class ActorIntake:
         if delivery is None:
             return
         if not self._cell.takes_mail or (not ran and isinstance(error, ActorStopped)):
-            delivery.again(0)
+            _give_back(delivery)
         elif not ran and isinstance(error, MailboxFull):
             delivery.again(self._policy.backoff(1))
         else:
@@ -206,7 +215,7 @@ class ActorIntake:
     def forget(self, letter: Letter) -> None:
         """Its handler was cancelled."""
         if (delivery := self._end(letter)) is not None:
-            delivery.again(0)
+            _give_back(delivery)
             self._refill()
 
     def producer(self, letter: Letter) -> NoReturn:
@@ -214,6 +223,7 @@ class ActorIntake:
         raise UnknownMethod(f"{letter.method.name} streams", actor=self._cell.location.name)
 
     def _end(self, letter: Letter) -> Delivery | None:
+        self._moved.set()
         delivery, came_s = self._open.pop(letter.id, (None, 0.0))
         if delivery is not None:
             if self._letters.get(delivery.sequence) == letter.id:
@@ -263,18 +273,35 @@ class ActorIntake:
         while self._held:
             letter = self._held.popleft()
             if (delivery := self._end(letter)) is not None:
-                delivery.again(0)
+                _give_back(delivery)
 
     async def close(self) -> None:
-        """Take no more, and give back at once what comes yet; what runs is acknowledged when it ends."""
-        intake, self._intake = self._intake, None
-        if self._waits:
-            self._waits = False
-            self._cell.rooms.remove(self)
-        self._give_back_held()
-        if intake is not None:
+        """Take no more; what has come begins, if it can in a moment. What runs is acknowledged when it ends."""
+        intake = self._intake
+        if intake is None:
+            return
+        try:
             await intake.close()
+            async with asyncio.timeout(STOP_S):
+                while self._cell.takes_mail and self._waits_here():
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            pass  # the stop of the actor gives it back
+        finally:
+            self._intake = None
+            if self._waits:
+                self._waits = False
+                self._cell.rooms.remove(self)
+            self._give_back_held()
+
+    def _waits_here(self) -> bool:
+        return bool(self._held) or any(letter.origin is self for letter in self._cell.mailbox.queue)
 
 
 def _identity(delivery: Delivery) -> str | float:
     return delivery.message_id or delivery.stored_at_s  # strangers may give no id
+
+
+def _give_back(delivery: Delivery) -> None:
+    delivery.again(GIVE_BACK_S[min(delivery.count, len(GIVE_BACK_S)) - 1])

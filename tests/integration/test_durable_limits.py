@@ -13,6 +13,7 @@ import pytest
 
 from callboard.actors import durable
 from callboard.actors.errors import MailboxFull
+from callboard.actors.policy import StopReason
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.cluster import Cluster
 from callboard.transports.durable import DurablePolicy
@@ -182,3 +183,19 @@ async def test_the_end_of_a_message_ends_no_other_of_its_number_when_the_store_w
             assert node.statistics()["durable"]["intakes"]["worker.0"]["open"] == 0
     finally:
         await server.stop()
+
+
+async def test_instances_that_stop_in_turn_handle_what_they_took_and_bury_nothing(cluster: Cluster) -> None:
+    policy = DurablePolicy(ack_wait_s=600)
+    async with nodes_on(await network(cluster)) as nodes:
+        sender, receiver = await nodes.node("s", policy), await nodes.node("r", policy)
+        workers = [await nodes.worker(receiver, f"worker.{number}") for number in range(6)]
+        ref = sender.ref("worker", Worker)
+        for number in range(3000):
+            ref.tell(Worker.work, number)
+        await until(lambda: sum(len(worker.seen) for worker in workers) > 300)
+        for number in range(6):
+            await receiver.stop_actor(f"worker.{number}", StopReason.COMMANDED, grace_s=30)
+        workers.append(await nodes.worker(receiver, "worker.6"))
+        await until(lambda: {what for worker in workers for what in worker.seen} == set(range(3000)))
+        assert receiver.durables.store.statistics()["dead_letters"] == 0
