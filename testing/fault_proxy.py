@@ -75,6 +75,7 @@ class FaultProxy:
     def start(self) -> FaultProxy:
         """Listen; returns itself. Raises OSError if that fails."""
         self._started.clear()
+        self._error = None
         self._thread = threading.Thread(target=self._run, name=f"fault proxy to {self.target}", daemon=True)
         self._thread.start()
         self._started.wait()

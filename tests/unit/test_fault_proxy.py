@@ -168,3 +168,15 @@ def test_a_place_that_cannot_be_listened_on_is_an_error_and_leaves_no_thread(tmp
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fault proxy")]
     with pytest.raises(RuntimeError, match="start it first"):
         FaultProxy("127.0.0.1:1").cut()
+
+
+def test_one_that_could_not_start_can_be_started_when_the_reason_is_gone(tmp_path):
+    directory = tmp_path / "later"
+    proxy = FaultProxy("127.0.0.1:1", listen=str(directory / "socket"))
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            proxy.start()
+    directory.mkdir()
+    with proxy:
+        assert (directory / "socket").is_socket()
+    assert not (directory / "socket").exists()
