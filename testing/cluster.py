@@ -73,13 +73,14 @@ class Cluster:
         test run, or what config and environment say without ``shared_nats``. ``options`` go to ``System.from_config``.
         Raises what that and the start raise.
         """
+        from callboard.supervisor.doctor_facts import uses_nats
         from callboard.supervisor.system import System
 
         plane = plane or ("nats" if options.get("nats_embedded") else self.plane)
         config = self._config(source, plane)
         if not fixed_ports:
             config = with_free_ports(config)
-        if shared_nats and needs_nats(config) and not options.get("nats_embedded"):
+        if shared_nats and uses_nats(config) and not options.get("nats_embedded"):
             config = replace(config, network=(await self.nats()).network(config.network))
         return await self._start(System.from_config(config, **options))
 
@@ -144,12 +145,6 @@ class Cluster:
 
     def __repr__(self) -> str:
         return f"<Cluster {self.token} {len(self._systems)} systems>"
-
-
-def needs_nats(config: Config) -> bool:
-    """True if one of the planes of the config is on NATS."""
-    planes = {config.network.request_plane, config.event_plane.value}
-    return not planes.isdisjoint(("nats", "jetstream"))
 
 
 def with_free_ports(config: Config) -> Config:
