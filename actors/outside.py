@@ -9,6 +9,7 @@ and a code as in HTTP. A request goes to this incarnation and no other, whatever
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import logging
 from collections.abc import Awaitable
@@ -227,7 +228,7 @@ async def _already(answer: Answer) -> Answer:
 def result(value: Any) -> Answer:
     """Return what a handler returned as JSON, or an answer that says why there is none for it."""
     try:
-        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+        plain = msgspec.to_builtins(_whole(value), str_keys=True, enc_hook=_plain)
         return Answer(body=orjson.dumps(plain))
     except Exception as error:  # of a model's own code, too
         return Answer.failure(
@@ -249,6 +250,17 @@ def refusal(error: Exception) -> Answer:
     if isinstance(error, RemoteError) and error.kind:
         kind = error.kind.rpartition(":")[2]
     return Answer.failure(code, kind, _sendable(message), executed)
+
+
+def _whole(value: Any) -> Any:
+    """Dataclasses with all their fields: one that msgspec makes has its defaults in the class, JSON none of them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _whole(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if type(value) is dict:
+        return {key: _whole(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return [_whole(inner) for inner in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

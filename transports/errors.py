@@ -72,6 +72,19 @@ class MissingExtra(TransportError, ImportError):
         return type(self), (self.scheme, self.extra, self.missing)
 
 
+class BadPlane(TransportError, ImportError):
+    """A plane is registered, and it is none: its module, its class or what it says of itself is wrong."""
+
+    def __init__(self, scheme: str, where: str, why: str) -> None:
+        self.scheme, self.where, self.why = scheme, where, why
+        super().__init__(
+            f"the {scheme} plane ({where}, named by an entry point in the group callboard.planes) cannot be used: {why}"
+        )
+
+    def __reduce__(self) -> tuple[type[BadPlane], tuple[str, str, str]]:
+        return type(self), (self.scheme, self.where, self.why)
+
+
 class _AtAddress(TransportError):
     """An error about one address, with the reason in words."""
 

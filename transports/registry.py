@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from .base import Plane
-from .errors import MissingExtra, UnknownScheme
+from .errors import BadPlane, MissingExtra, UnknownScheme
 from .schemes import class_path, known_schemes
 
 _EXTRAS: dict[str, str] = {}
@@ -13,16 +13,19 @@ _EXTRAS: dict[str, str] = {}
 
 
 def get_plane(scheme: str) -> Plane:
-    """Return the plane of a scheme; raises `UnknownScheme` or `MissingExtra`."""
+    """Return the plane of a scheme; raises `UnknownScheme`, `MissingExtra` or `BadPlane`."""
     where = class_path(scheme)
     if where is None:
         raise UnknownScheme(scheme, known_schemes())
     module_name, _, class_name = where.partition(":")
     try:
         module = import_module(module_name)
-    except ImportError as error:
-        if scheme not in _EXTRAS:
-            raise
-        raise MissingExtra(scheme, _EXTRAS[scheme], error.name or module_name) from error
-    plane: Plane = getattr(module, class_name)()
+        plane: Plane = getattr(module, class_name)()
+        own = plane.capabilities.scheme
+    except Exception as error:  # whatever the module of a third party does
+        if isinstance(error, ImportError) and scheme in _EXTRAS:
+            raise MissingExtra(scheme, _EXTRAS[scheme], error.name or module_name) from error
+        raise BadPlane(scheme, where, f"{type(error).__name__}: {error}") from error
+    if own != scheme:
+        raise BadPlane(scheme, where, f"it calls itself {own!r}")
     return plane

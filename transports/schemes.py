@@ -1,6 +1,7 @@
 """Which planes there are, by scheme. Built-ins are named by strings, so that knowing a plane costs no import.
 
-A third party adds a plane by an entry point in the group ``callboard.planes``, named as its scheme.
+A third party adds a plane by an entry point in the group ``callboard.planes``, named as its scheme; the schemes of the
+built-in planes are taken.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _entry_points() -> dict[str, str]:
 
 def class_path(scheme: str) -> str | None:
     """Return where the plane of a scheme is (``module:Class``), or None if nobody knows the scheme."""
-    return _entry_points().get(scheme) or BUILT_IN.get(scheme)
+    return BUILT_IN.get(scheme) or _entry_points().get(scheme)
 
 
 def known_schemes() -> tuple[str, ...]:

@@ -6,11 +6,12 @@ import inspect
 import json
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from callboard.actors.actor import Actor
 from callboard.actors.node import Node
-from callboard.actors.outside import endpoint_of, spelt
+from callboard.actors.outside import endpoint_of, result, spelt
 from callboard.actors.policy import MailboxPolicy, Overflow, StopReason
 from callboard.transports.settings import NetworkSettings
 
@@ -329,3 +330,14 @@ def test_many_handlers_count_as_waiting_while_they_run():
         assert {(await task).code for task in tasks} == {200}
 
     run(ask, Wide)
+
+
+@dataclasses.dataclass
+class Order:
+    id: int
+    name: str = "none"
+
+
+def test_a_dataclass_made_of_json_is_answered_with_its_defaults_too():
+    order = msgspec.convert({"id": 1}, Order)
+    assert result([{"it": order}]).body == b'[{"it":{"id":1,"name":"none"}}]'

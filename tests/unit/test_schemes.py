@@ -6,7 +6,8 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from callboard.transports import registry, schemes
-from callboard.transports.errors import MissingExtra, UnknownScheme
+from callboard.transports.base import Capabilities
+from callboard.transports.errors import BadPlane, MissingExtra, UnknownScheme
 from callboard.transports.registry import get_plane
 from callboard.transports.schemes import known_schemes, unknown_plane
 from callboard.transports.settings import NetworkSettings
@@ -14,6 +15,10 @@ from callboard.transports.settings import NetworkSettings
 
 class CarrierPigeon:
     """A plane of a third party."""
+
+    capabilities = Capabilities(
+        scheme="pigeon", summary="", between_processes=True, between_hosts=True, notices_death=False
+    )
 
 
 @pytest.fixture
@@ -67,6 +72,45 @@ def test_a_plane_of_a_third_party_that_cannot_be_imported_says_so_itself(brings)
     brings(pigeon="a_driver_that_nobody_has:Plane")
     with pytest.raises(ImportError, match="a_driver_that_nobody_has"):
         get_plane("pigeon")
+
+
+class Nameless:
+    """No plane."""
+
+
+class Broken:
+    def __init__(self):
+        raise RuntimeError("no device")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Nameless", "has no attribute 'capabilities'"),
+        ("Broken", "RuntimeError: no device"),
+        ("None", "None"),
+    ],
+)
+def test_what_is_registered_and_is_no_plane_names_itself_and_what_is_wrong(brings, monkeypatch, name, why):
+    monkeypatch.setitem(sys.modules, "pigeon_post", sys.modules[__name__])
+    brings(pigeon=f"pigeon_post:{name}")
+    with pytest.raises(
+        BadPlane, match=f"the pigeon plane .pigeon_post:{name}, named by an entry point.*{why}"
+    ):
+        get_plane("pigeon")
+
+
+def test_a_plane_that_calls_itself_otherwise_is_refused(brings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pigeon_post", sys.modules[__name__])
+    brings(dove="pigeon_post:CarrierPigeon")
+    with pytest.raises(BadPlane, match="calls itself 'pigeon'"):
+        get_plane("dove")
+
+
+def test_nobody_takes_the_place_of_a_built_in_plane(brings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pigeon_post", sys.modules[__name__])
+    brings(tcp="pigeon_post:CarrierPigeon")
+    assert type(get_plane("tcp")).__name__ == "TcpPlane"
 
 
 def test_knowing_a_plane_costs_no_import():
