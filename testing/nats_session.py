@@ -7,11 +7,13 @@ makes one for itself: `callboard.supervisor.nats_server.NatsServer`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,14 +93,27 @@ def for_test(request: pytest.FixtureRequest) -> NatsForTest:
 
 
 def _directory() -> Path:
-    """A directory that says whose it is; those of test runs that were killed are removed."""
-    base = Path(tempfile.gettempdir())
-    for path in base.glob(f"{DIRECTORY}*"):
-        owner = re.fullmatch(r"(\d+)\.(\d+)-.*", path.name.removeprefix(DIRECTORY))
+    """A directory that says whose it is; those of test runs that were killed are removed.
+
+    Only those of this boot and PID namespace are judged: elsewhere a process id means another process.
+    """
+    base, mine = Path(tempfile.gettempdir()), f"{DIRECTORY}{_place()}-"
+    for path in base.glob(f"{mine}*"):
+        owner = re.fullmatch(r"(\d+)\.(\d+)-.*", path.name.removeprefix(mine))
         if owner and max(0, start_time(int(owner[1]))) != int(owner[2]):
             shutil.rmtree(path, ignore_errors=True)  # what belongs to somebody else stays
     own = os.getpid()
-    return Path(tempfile.mkdtemp(prefix=f"{DIRECTORY}{own}.{max(0, start_time(own))}-", dir=base))
+    return Path(tempfile.mkdtemp(prefix=f"{mine}{own}.{max(0, start_time(own))}-", dir=base))
+
+
+def _place() -> str:
+    """Name this boot and PID namespace; containers that share a temporary directory differ in the latter."""
+    boot = namespace = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{boot}{namespace}".encode()).hexdigest()[:12]
 
 
 def _end() -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
+
+from callboard.testing import nats_session
 
 CONFIG = '''
         CONFIG = """
@@ -101,9 +108,10 @@ def test_tests_on_nats_need_no_set_up_and_share_one_server_that_ends_with_the_ru
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     pytester.makepyfile(nats_actors=ACTORS)
     pytester.makepyfile(USER)
-    (
-        tmp_path / f"callboard-nats-{os.getpid()}.1-x"
-    ).mkdir()  # of a run that was killed: our start was another
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = nats_session._directory()
+    killed = re.sub(r"\.\d+-", ".1-", own.name)  # of another process: our start was another
+    own.rename(own.with_name(killed))
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=9)
     urls = (tmp_path / "notes").read_text().split()
@@ -112,6 +120,24 @@ def test_tests_on_nats_need_no_set_up_and_share_one_server_that_ends_with_the_ru
     assert list(tmp_path.glob("callboard-nats-*")) == []
     port = int(urls[0].rpartition(":")[2])
     assert port not in {c.laddr.port for c in psutil.net_connections("tcp4") if c.status == "LISTEN"}
+
+
+IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+
+
+def test_what_a_run_in_another_pid_namespace_stores_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if shutil.which("unshare") is None or subprocess.run([*IN_A_NAMESPACE, "true"], check=False).returncode:
+        pytest.skip("needs PID namespaces that users can make")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = "from callboard.testing import nats_session; print(nats_session._directory())"
+    command = [*IN_A_NAMESPACE, sys.executable, "-c", code]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ours = nats_session._directory()
+    theirs = Path(subprocess.check_output(command, env=environment, text=True).strip())
+    nats_session._directory()
+    assert (ours.is_dir(), theirs.is_dir()) == (True, True)
 
 
 def test_a_config_on_nats_without_a_program_says_what_to_install(
