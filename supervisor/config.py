@@ -15,7 +15,7 @@ from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import ConfigError
 
 from . import config_keys as keys
-from .config_checks import check_classes, check_durable, check_placement, check_wiring
+from .config_checks import check_classes, check_durable, check_placement, check_ports, check_wiring
 from .config_network import read_event_plane, read_network
 from .config_reader import Problem, Reader
 from .spec import (
@@ -68,6 +68,7 @@ def parse(
     check_wiring(reader, config)
     check_placement(reader, config)
     check_durable(reader, config)
+    check_ports(reader, config, environ)
     check_classes(reader, config)
     if reader.problems:
         raise ConfigError(format_problems(reader.problems, file))

@@ -14,9 +14,10 @@ from typing import Any
 from callboard.actors.directory import split_name
 from callboard.transports.errors import did_you_mean
 
+from . import ports
 from .config_keys import show
 from .config_reader import Reader
-from .placement import PLACEHOLDER, PLACEHOLDERS, component_of, find_cycle
+from .placement import PLACEHOLDER, PLACEHOLDERS, component_of, find_cycle, with_defaults
 from .spec import ActorSpec, Config, is_reference
 from .toml_source import Path
 
@@ -119,6 +120,16 @@ def check_durable(reader: Reader, config: Config) -> None:
             reader.problem(
                 ("actor", name, "durable"), f"{what} (DYN_REQUEST_PLANE, --plane), or leave durable out"
             )
+
+
+def check_ports(reader: Reader, config: Config, environ: Mapping[str, str]) -> None:
+    """There is a port for every process, if the first one is fixed."""
+    processes = sum(group.count for group in with_defaults(config.actors, config.processes))
+    if what := ports.problem(config.network, processes):
+        if environ.get("DYN_TCP_RPC_PORT", "").strip():
+            reader.outside("environment", what)
+        else:
+            reader.problem(("network", "port"), what)
 
 
 def check_classes(reader: Reader, config: Config) -> None:

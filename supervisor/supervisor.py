@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from callboard.actors.policy import StopReason
+from callboard.transports.errors import ConfigError
 from callboard.transports.settings import NetworkSettings
 
-from . import control, guardian
+from . import control, guardian, ports
 from .child import ChildOptions
 from .errors import StartInterrupted, StartupFailed, UnknownPlace
 from .heartbeat import Heartbeat
@@ -102,16 +103,19 @@ class Supervisor:
     async def launch(self, plans: Iterable[ProcessPlan]) -> None:
         """Start these processes side by side, then their actors, each after those that it refers to.
 
-        Raises `StartupFailed` for the first that fails; the others are left as they are. Raises
-        `StartInterrupted` if the supervisor is told to stop meanwhile.
+        Raises `StartupFailed` for the first that fails; the others are left as they are. Raises `ConfigError` if
+        there are too few ports, `StartInterrupted` if the supervisor is told to stop meanwhile.
         """
         if self.stopping:
             raise StartInterrupted()
         slots, plans = [], list(plans)
+        positions = self._free_positions(len(plans))
+        if problem := ports.problem(self.options.settings, max(positions, default=0) + 1):
+            raise ConfigError(problem)
         self.roster.declare(durable_policies(plans))
-        for plan in plans:
+        for plan, position in zip(plans, positions, strict=True):
             log_path = str(self.options.directory.log_path(plan.name))
-            slot = self.slots[plan.name] = ProcessSlot.of(plan, self._free_position(), log_path)
+            slot = self.slots[plan.name] = ProcessSlot.of(plan, position, log_path)
             slot.opening = True
             slots.append(slot)
         # A task of its own: a stop ends the work without cancelling whoever waits for it.
@@ -128,9 +132,9 @@ class Supervisor:
             raise StartInterrupted()
         work.result()
 
-    def _free_position(self) -> int:
+    def _free_positions(self, count: int) -> list[int]:
         taken = {slot.position for slot in self.slots.values()}
-        return next(position for position in itertools.count() if position not in taken)
+        return list(itertools.islice((n for n in itertools.count() if n not in taken), count))
 
     async def _launch(self, slots: list[ProcessSlot]) -> None:
         await _all(self._open(slot) for slot in slots)
@@ -157,8 +161,7 @@ class Supervisor:
         slot.state = State.STARTING
         slot.spawned_at = time.monotonic()
         options = self.options
-        port = options.settings.port
-        settings = replace(options.settings, port=port + slot.position if port else 0)
+        settings = replace(options.settings, port=ports.port_of(options.settings, slot.position))
         mark = guardian.mark(options.tree, slot.name, slot.incarnation, os.environ.get(guardian.VARIABLE, ""))
         environment = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **os.environ, **slot.plan.env}
         child_options = ChildOptions(
@@ -180,7 +183,10 @@ class Supervisor:
         slot.running = running
         self._sentry.guard(running.pid)
         self.on_change()
-        await running.hello(options.limits.process_start_s)
+        try:
+            await running.hello(options.limits.process_start_s)
+        except StartupFailed as error:
+            raise ports.with_range(error, options.settings, len(self.slots)) from None
         if slot.running is not running:
             raise StartupFailed(slot.name, f"process {slot.name} {slot.last_exit}")
         self._unfollow[running] = self.roster.follow(running.send, node=running.node)

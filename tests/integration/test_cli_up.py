@@ -237,6 +237,21 @@ async def test_a_taken_port_is_named_with_the_ways_out(cluster: Cluster, config:
     assert nothing_is_left(cluster)
 
 
+async def test_a_taken_port_of_a_later_process_is_named_with_those_of_all(
+    cluster: Cluster, config: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = f'[actor.echo]\nclass = "actors_for_tests:Echo"\nreplicas = 2\n[network]\nport = {port - 1}\n'
+        config.write_text(text)
+        left = await callboard("up", config)
+    assert left.code == 1
+    assert f"port {port} is taken" in left.err or f"port {port - 1} is taken" in left.err
+    assert f"2 processes need the ports {port - 1} to {port}, one each" in left.err
+    assert "Traceback" not in left.err
+    assert nothing_is_left(cluster)
+
+
 @pytest.mark.parametrize("words", [(), ("--json",)], ids=["text", "json"])
 async def test_it_outlives_whoever_read_its_first_line(
     cluster: Cluster, config: Path, words: tuple[str, ...]

@@ -19,6 +19,7 @@ from callboard.supervisor.status import State
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
 from callboard.transports.errors import ConfigError
+from callboard.transports.settings import NetworkSettings
 
 CONFIG = """
 [actor.echo]
@@ -62,6 +63,17 @@ class Local(Actor):
         assert self.echo is not None
         answer: str = await self.echo.ask("hello", name)
         return answer
+
+
+async def test_an_actor_for_whose_process_there_is_no_port_is_refused_before_it_starts(
+    cluster: Cluster,
+) -> None:
+    system = await cluster.system(settings=NetworkSettings(port=65_535))
+    with pytest.raises(
+        ConfigError, match=r"is 65535, and 2 processes listen on it .* set it to 65534 or lower"
+    ):
+        await system.spawn(Local, Point(1, 2), replicas=2, processes=2)
+    assert not system.status().processes
 
 
 async def test_a_config_becomes_processes_with_wired_actors(cluster: Cluster) -> None:

@@ -157,6 +157,20 @@ def test_a_mistake_in_the_file_is_reported_although_the_environment_overrides_it
     assert "network.port: port is 99999" in problem
 
 
+def test_a_fixed_port_needs_one_for_each_process(config_of: Parse, problems_of: Problems) -> None:
+    four = f"{PLAIN}replicas = 4\n[network]\nport = 65533\n"
+    (problem,) = problems_of(four)
+    assert problem.startswith(
+        "5  network.port: network.port (DYN_TCP_RPC_PORT) is 65533, and 4 processes listen on it"
+    )
+    assert "up to 65536" in problem
+    assert "set it to 65532 or lower, or to 0" in problem
+    (problem,) = problems_of(four, environ={"DYN_TCP_RPC_PORT": "65535"})
+    assert problem.startswith("environment: network.port (DYN_TCP_RPC_PORT) is 65535")
+    assert config_of(four, environ={"DYN_TCP_RPC_PORT": "65532"}).network.port == 65532
+    assert config_of(four, plane="nats").network.port == 65533, "nothing is bound on it"
+
+
 def test_one_mistake_in_the_file_makes_no_other(problems_of: Problems) -> None:
     text = f'{PLAIN}[network]\nport = 99999\nhost = "0.0.0.0"\ninsecure = true\n'
     (problem,) = problems_of(text, environ={"DYN_TCP_POOL_SIZE": "3"})
