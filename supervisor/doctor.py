@@ -35,6 +35,7 @@ from .doctor_nats import look_at_nats
 from .errors import NatsServerMissing
 from .nats_server import find_binary
 from .placement import place
+from .ports import port_of
 from .rundir import directory_for, is_held, running_directories
 from .spec import Config
 from .status import ProcessStatus, own_versions
@@ -65,6 +66,7 @@ async def gather(
         warnings.simplefilter("always")
         config = load(file, plane=plane, namespace=namespace, environ=environ)
     mine, others = await _systems(config, environ, runtime_dir)
+    processes = len(place(config.actors, config.processes, namespace=config.namespace))
     network = _nats_of(config, mine, nats_embedded)
     server, server_error = _nats_program(nats_server) if nats_embedded else ("", "")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -74,7 +76,7 @@ async def gather(
         version=versions["version"],
         protocol=versions["protocol"],
         config=config,
-        processes=len(place(config.actors, config.processes, namespace=config.namespace)),
+        processes=processes,
         warnings=tuple(str(warning.message) for warning in said),
         nats_embedded=nats_embedded,
         nats_server=server,
@@ -83,7 +85,7 @@ async def gather(
         others=others,
         nats=await look_at_nats(network, _at_most(NATS_S, network), now) if network else None,
         peers=await _peers(mine),
-        ports=tuple(_ports(config, mine)),
+        ports=tuple(_ports(config, mine, processes)),
         soft_descriptors=soft,
         hard_descriptors=hard,
     )
@@ -221,11 +223,13 @@ async def _connects(address: str, limit_s: float) -> tuple[Reach, str]:
 # -- ports
 
 
-def _ports(config: Config, mine: SystemFacts | None) -> list[PortFacts]:
+def _ports(config: Config, mine: SystemFacts | None, processes: int) -> list[PortFacts]:
     """Who has the ports that the config fixes."""
     wanted: list[tuple[str, str, int]] = []
     if config.network.request_plane == "tcp" and config.network.port:
-        wanted.append(("DYN_TCP_RPC_PORT (network.port)", config.network.host, config.network.port))
+        for position in range(processes):
+            user = "DYN_TCP_RPC_PORT (network.port)" + (f" + {position}" if position else "")
+            wanted.append((user, config.network.host, port_of(config.network, position)))
     for actor in config.actors:
         port, host = actor.kwargs.get("port"), actor.kwargs.get("host", "127.0.0.1")
         if type(port) is int and port and isinstance(host, str):

@@ -151,14 +151,6 @@ def port_taken(facts: Facts) -> list[Finding]:
             text = f"{port.user}: {port.host}:{port.port} is taken by {port.holder}"
             do = "stop that, or choose another port (0 takes a free one)"
             found.append(Finding("port-taken", Level.PROBLEM, text, do))
-    network = facts.config.network
-    if network.request_plane == "tcp" and network.port and facts.processes > 1:
-        text = f"{facts.processes} processes would listen on the one port {network.port}"
-        found.append(
-            Finding(
-                "port-taken", Level.PROBLEM, text, "unset DYN_TCP_RPC_PORT (network.port): 0 takes free ones"
-            )
-        )
     shown = ", ".join(str(port.port) for port in facts.ports) or "the config fixes none"
     return found or [Finding("port-taken", Level.OK, f"ports: {shown}")]
 

@@ -37,7 +37,8 @@ class NetworkSettings:
     this machine that others can reach; with ``0.0.0.0`` and ``::`` it is the one that others are told.
     On nats: no effect, nothing is bound."""
     port: int = 0
-    """``DYN_TCP_RPC_PORT``: port to bind; 0 lets the system choose. On nats: no effect, nothing is bound."""
+    """``DYN_TCP_RPC_PORT``: port to bind; 0 lets the system choose. The first process of a system has this one, the
+    others those after it. On nats: no effect, nothing is bound."""
     max_message_bytes: int = 32 * MIB
     """``DYN_TCP_MAX_MESSAGE_SIZE``: checked by the sender, and by the receiver before it takes memory.
     On nats: the same; what is above the server's ``max_payload`` travels in pieces."""

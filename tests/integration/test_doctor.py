@@ -249,6 +249,23 @@ async def test_the_port_of_a_frontend_is_found_with_who_holds_it(cluster: Cluste
     assert levels(done)["port-taken"] == "ok", done
 
 
+async def test_a_fixed_port_must_be_free_and_so_must_those_of_the_other_processes(
+    cluster: Cluster, path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path.write_text(CONFIG + f"[network]\nport = {port - 1}\n")
+        facts = await gather(path)
+    assert [(entry.user, entry.port) for entry in facts.ports] == [
+        ("DYN_TCP_RPC_PORT (network.port)", port - 1),
+        ("DYN_TCP_RPC_PORT (network.port) + 1", port),
+    ]
+    texts = [finding.text for finding in examine(facts) if finding.check == "port-taken"]
+    assert any(
+        text.startswith(f"DYN_TCP_RPC_PORT (network.port) + 1: 127.0.0.1:{port} is taken") for text in texts
+    )
+
+
 def certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate of its own authority for 127.0.0.1, and its key."""
     if shutil.which("openssl") is None:

@@ -206,12 +206,6 @@ def test_versions_are_compared() -> None:
     assert (other.level, "protocol version 2.0, this command 1.0" in other.text) == (Level.PROBLEM, True)
 
 
-def test_one_fixed_port_is_too_few_for_two_processes() -> None:
-    fixed = config(network=NetworkSettings(port=7000))
-    assert found(facts(config=fixed), "port-taken").level is Level.PROBLEM
-    assert found(facts(config=fixed, processes=1), "port-taken").level is Level.OK
-
-
 def test_a_port_that_the_system_itself_holds_is_fine() -> None:
     port = PortFacts(user="actor.a", host="127.0.0.1", port=80, holder="process 7", is_ours=True)
     assert found(facts(ports=(port,)), "port-taken").level is Level.OK
