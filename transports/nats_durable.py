@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -30,6 +31,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from .backoff import Backoff
 from .base import Identity
 from .durable import Delivery, DurablePolicy, StoredMessage
 from .errors import Closed, NotStored, TransportError
@@ -41,6 +43,10 @@ from .nats_subjects import Subjects, token
 from .settings import NetworkSettings
 
 TICK_S = 0.1
+AGAIN = Backoff(0.1, 5.0)
+"""Between attempts to make a consumer."""
+QUIET_S = 30.0
+"""Between two lines that say that it could not be made."""
 BURY_S = 60.0
 BURY_AGAIN_S = 5.0
 MOST_UNACKED = 65_536
@@ -62,6 +68,7 @@ class NatsDurableStore:
         self._connection: NatsConnection | None = None
         self._policies: dict[str, DurablePolicy] = {}
         self._logs: dict[str, NatsLog] = {}
+        self._logs_by_token: dict[str, NatsLog] = {}
         self._pulls: dict[NatsPull, Callable[[], Any]] = {}
         """Each with what makes its consumer."""
         self._lost: set[NatsPull] = set()
@@ -71,8 +78,10 @@ class NatsDurableStore:
         """The last endings that were sent: a connection that breaks may not have carried them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
+        self._was_up = False
         self._closed = self._ended = False
         self._dead = 0
+        self._quiet_until_s = 0.0
         self._history = NatsHistory(self._subjects, self._js)
 
     def __repr__(self) -> str:
@@ -137,7 +146,9 @@ class NatsDurableStore:
         if connection.is_up:
             self._opened()
         while not self._ended:  # a cancellation may be lost in nats-py, as it is in asyncio.wait_for
-            if not connection.is_up and self._opening is None:
+            if (
+                not connection.is_up and self._opening is None and not self._was_up
+            ):  # then it comes back by itself
                 self._opening = self.later(self._open(connection))
             now = monotonic()
             for entry in self._logs.values():
@@ -157,6 +168,7 @@ class NatsDurableStore:
             self._opening = None
 
     def _opened(self) -> None:
+        self._was_up = True
         unsaid, self._unsaid = [*self._said, *self._unsaid], []
         self._said.clear()
         for subject, payload in unsaid:
@@ -171,11 +183,15 @@ class NatsDurableStore:
         try:
             await prepare()
             await pull.open()
+            pull.failures = 0
         except (nats.errors.Error, OSError, TimeoutError, TransportError) as error:
-            log.warning("no deliveries yet: %s", error)
+            if monotonic() > self._quiet_until_s:  # all instances have the same to say
+                self._quiet_until_s = monotonic() + QUIET_S
+                log.warning("no deliveries yet: %s", error)
+            await asyncio.sleep(AGAIN.delay_s(pull.failures, random.random()))
+            pull.failures += 1
             if pull in self._pulls:
                 self._lost.add(pull)
-                await asyncio.sleep(TICK_S)
 
     async def _js(self) -> JetStreamContext:
         """JetStream, waiting for a connection if need be. Raises `TransportError`."""
@@ -219,7 +235,7 @@ class NatsDurableStore:
         found = self._logs.get(component)
         if found is None:
             subjects = self._subjects
-            found = self._logs[component] = NatsLog(
+            found = self._logs[component] = self._logs_by_token[token(component)] = NatsLog(
                 self,
                 component,
                 subjects.stream(component),
@@ -231,9 +247,9 @@ class NatsDurableStore:
     def _acknowledged(self, message: Msg) -> None:
         number, _, name = message.subject.rpartition(".")[2].partition("-")
         is_nobody = (message.headers or {}).get("Status") == "503"
-        for component, entry in self._logs.items():
-            if token(component) == name and number.isdecimal():
-                entry.acknowledged(int(number), message.data, is_nobody)
+        entry = self._logs_by_token.get(name)
+        if entry is not None and number.isdecimal():
+            entry.acknowledged(int(number), message.data, is_nobody)
 
     def bury(self, message: NatsDelivery, why: str) -> None:
         """See `Reader`."""

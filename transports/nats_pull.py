@@ -127,7 +127,9 @@ class NatsPull:
         self._subscription: Subscription | None = None
         self._client: Client | None = None
         """Whose subscription it is."""
-        self._closed = False
+        self._closed = self._is_lost = False
+        self.failures = 0
+        """Attempts to open it that failed since the last one that did not."""
 
     def __repr__(self) -> str:
         return f"<NatsPull {self._next} wants {self._free}, asked for {sum(self._open.values())}>"
@@ -136,6 +138,7 @@ class NatsPull:
         """Begin to listen, or begin anew. Raises `nats.errors.Error`, `TransportError`."""
         self._open.clear()
         self._refused_s = 0.0
+        self._is_lost = False
         client = self._reader.client
         if not self._closed and client is not self._client:
             self._client = client
@@ -148,6 +151,8 @@ class NatsPull:
         missing = free - sum(self._open.values())
         if self._closed or self._subscription is None or missing <= 0 or not self._reader.is_up:
             return
+        if self._is_lost:
+            return  # it asks when it has been opened again
         if self._open and missing * 2 < most:
             return  # few requests for many messages, rather than one for each
         if monotonic() - self._refused_s < AGAIN_S:
@@ -196,6 +201,7 @@ class NatsPull:
         if status != "408":  # not just its time
             self._refused_s = monotonic()
             log.warning("deliveries to %s stopped: %s %s", self._component, status, why or "no such consumer")
+            self._is_lost = True
             self._lost()
         self.want(self._free, self._most)
 

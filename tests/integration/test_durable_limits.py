@@ -16,6 +16,7 @@ from callboard.actors.errors import MailboxFull
 from callboard.actors.policy import StopReason
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.cluster import Cluster
+from callboard.transports import nats_connection
 from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import NotStored
 
@@ -199,3 +200,61 @@ async def test_instances_that_stop_in_turn_handle_what_they_took_and_bury_nothin
         workers.append(await nodes.worker(receiver, "worker.6"))
         await until(lambda: {what for worker in workers for what in worker.seen} == set(range(3000)))
         assert receiver.durables.store.statistics()["dead_letters"] == 0
+
+
+async def test_a_server_without_jetstream_is_complained_about_once_and_used_when_it_has_it_again(
+    tmp_path: Path, cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    try:
+        async with nodes_on(on(server)) as nodes:
+            node = await nodes.node()
+            workers = [await nodes.worker(node, f"worker.{number}") for number in range(5)]
+            store = node.durables.store
+            await server.stop()
+            server._jetstream = False  # the same port without it
+            await server.start()
+            await until(lambda: all(pull.failures > 2 for pull in store._pulls))  # type: ignore[attr-defined]
+            lines = [record for record in caplog.records if "no deliveries yet" in record.message]
+            assert 1 <= len(lines) <= 2
+            await server.stop()
+            server._jetstream = True
+            await server.start()
+            await node.ref("worker", Worker).options(deadline_s=60).tell_wait(Worker.work, "again")
+            await until(lambda: any(worker.seen == ["again"] for worker in workers))
+    finally:
+        await server.stop()
+
+
+async def test_a_server_that_is_away_is_not_stormed_because_of_what_waits_to_be_stored(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    waits: list[float] = []
+    real = nats_connection.Backoff.delay_s
+
+    def noted(self: nats_connection.Backoff, attempt: int, chance: float) -> float:
+        waits.append(real(self, attempt, chance))
+        return waits[-1]
+
+    attempts = 0
+    connect = nats_connection.connect
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        return await connect(*args, **kwargs)
+
+    try:
+        async with nodes_on(on(server)) as nodes:
+            node = await nodes.node()
+            await node.ref("worker", Worker).tell_wait(Worker.work, 1)
+            monkeypatch.setattr(nats_connection.Backoff, "delay_s", noted)
+            monkeypatch.setattr(nats_connection, "connect", counted)
+            await server.kill()
+            await until(lambda: len(waits) > 5)
+            assert attempts <= len(waits) + 1  # each has been waited for
+    finally:
+        await server.stop()
