@@ -53,6 +53,8 @@ MOST_UNACKED = 65_536
 MOST_REQUESTS = 8_192
 WHY_CHARS = 500
 SAID = 4096
+SURE_S = 1.0
+"""Beyond the time after which a silent connection counts as lost."""
 ENDINGS = (Msg.Ack.Ack, Msg.Ack.Term)
 
 log = logging.getLogger("callboard.transports.nats")
@@ -74,8 +76,11 @@ class NatsDurableStore:
         self._lost: set[NatsPull] = set()
         self._numbers = itertools.count(1)
         self._unsaid: list[tuple[str, bytes]] = []
-        self._said: deque[tuple[str, bytes]] = deque(maxlen=SAID)
-        """The last endings that were sent: a connection that breaks may not have carried them."""
+        self._said: deque[tuple[float, str, bytes]] = deque(maxlen=SAID)
+        """The last endings that were sent, and when: a connection that breaks may not have carried them."""
+        self._up_s = 0.0
+        self._seen: Client | None = None
+        """When the connection was up last, and which it was."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._was_up = False
@@ -120,7 +125,11 @@ class NatsDurableStore:
             self._unsaid.append((subject, payload))
         else:
             if payload in ENDINGS:
-                self._said.append((subject, payload))
+                self._said.append((monotonic(), subject, payload))
+
+    def forget_said(self) -> None:
+        """See `Writer`."""
+        self._said.clear()
 
     def later(self, work: Any) -> asyncio.Task[None]:
         """See `Writer`."""
@@ -151,6 +160,8 @@ class NatsDurableStore:
             ):  # then it comes back by itself
                 self._opening = self.later(self._open(connection))
             now = monotonic()
+            if connection.is_up and connection.client is self._seen:
+                self._up_s = now
             for entry in self._logs.values():
                 entry.tick(now)
             for pull in list(self._pulls):
@@ -169,8 +180,11 @@ class NatsDurableStore:
 
     def _opened(self) -> None:
         self._was_up = True
-        unsaid, self._unsaid = [*self._said, *self._unsaid], []
+        least_s = self._up_s - self._settings.heartbeat_timeout_s - SURE_S  # what was said before has arrived
+        recent = [(subject, payload) for said_s, subject, payload in self._said if said_s >= least_s]
+        unsaid, self._unsaid = [*recent, *self._unsaid], []
         self._said.clear()
+        self._up_s, self._seen = monotonic(), self.client if self.is_up else None
         for subject, payload in unsaid:
             self.say(subject, payload)
         for entry in self._logs.values():
@@ -316,7 +330,7 @@ class NatsDurableStore:
             f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}",
             f"{self._subjects.pull(self._identity.node)}.{next(self._numbers)}",
             take,
-            lost=lambda: self._lost.add(pull),
+            lost=lambda is_gone: self._consumer_lost(pull, is_gone),
         )
         self._pulls[pull] = prepare
         pulls.append(pull)
@@ -341,6 +355,11 @@ class NatsDurableStore:
             await js.add_consumer(stream, config)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise judged(stream, error) from None
+
+    def _consumer_lost(self, pull: NatsPull, is_gone: bool) -> None:
+        self._lost.add(pull)
+        if is_gone:
+            self.forget_said()
 
     def forget(self, pull: NatsPull) -> None:
         """This pull is closed."""

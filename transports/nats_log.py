@@ -54,6 +54,9 @@ class Writer(Protocol):
     ) -> None:
         """Send one message. Raises `Broken`."""
 
+    def forget_said(self) -> None:
+        """A stream is new: what was acknowledged before was of another, and must not be said again."""
+
     def later(self, work: Any) -> asyncio.Task[None]:
         """Run a coroutine beside; it is cancelled when the store is closed."""
 
@@ -269,6 +272,7 @@ class NatsLog:
                 there = (await js.stream_info(self.stream)).config
             except NotFoundError:
                 await js.add_stream(api.StreamConfig(name=self.stream, **wanted))
+                self._writer.forget_said()
             else:  # replicas and placement are the administrator's
                 fitting = there.evolve(**wanted)
                 if fitting != there:

@@ -28,6 +28,8 @@ EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 SILENCE_S = 12.0
 CLOSE_S = 1.0
+GONE = ("404", "503")
+"""No such consumer, and nobody to answer for it."""
 AGAIN_S = 0.25
 """Before the next request after one that was refused."""
 
@@ -111,9 +113,9 @@ class NatsPull:
         next_subject: str,
         inbox: str,
         take: Callable[[Delivery], None],
-        lost: Callable[[], None],
+        lost: Callable[[bool], None],
     ) -> None:
-        """``lost`` is called when the server no longer knows the consumer."""
+        """``lost`` is called when the server serves no more requests, with True if the consumer is gone."""
         self._reader = reader
         self._component = component
         self._next = next_subject
@@ -202,7 +204,7 @@ class NatsPull:
             self._refused_s = monotonic()
             log.warning("deliveries to %s stopped: %s %s", self._component, status, why or "no such consumer")
             self._is_lost = True
-            self._lost()
+            self._lost(status in GONE or "deleted" in why.lower())
         self.want(self._free, self._most)
 
     def tick(self, now: float) -> None:

@@ -258,3 +258,25 @@ async def test_a_server_that_is_away_is_not_stormed_because_of_what_waits_to_be_
             assert attempts <= len(waits) + 1  # each has been waited for
     finally:
         await server.stop()
+
+
+async def test_acknowledgements_of_a_deleted_stream_end_nothing_in_the_next(cluster: Cluster) -> None:
+    policy = DurablePolicy(backoff_s=(1.0,), ack_wait_s=600)
+    async with nodes_on(await network(cluster)) as nodes, jetstream(nodes.network) as js:
+        node = await nodes.node(policy=policy)
+        worker = await nodes.worker(node)
+        ref = node.ref("worker", Worker).options(deadline_s=60)
+        for number in range(5):
+            await ref.tell_wait(Worker.work, f"old {number}")
+        await until(lambda: len(worker.seen) == 5)
+        await js.delete_stream(stream_of(nodes))
+        news = [f"new {number}" for number in range(5)]
+        worker.refused = list(news)
+        for new in news:
+            await ref.tell_wait(Worker.work, new)
+        await until(lambda: node.statistics()["durable"]["intakes"]["worker.0"]["failed"] >= 5)
+        store = node.durables.store
+        store._connection.lose("as if it was lost")  # type: ignore[attr-defined]
+        await until(lambda: store.is_up)  # type: ignore[attr-defined]
+        worker.refused = []
+        await until(lambda: set(news) <= set(worker.seen))
