@@ -68,6 +68,7 @@ class Item:
         "deadline",
         "future",
         "headers",
+        "maybe",
         "number",
         "payload",
         "reply",
@@ -89,7 +90,8 @@ class Item:
         self.size = wire_size(payload, headers)
         self.sent_s = 0.0
         """When it was sent and may yet be acknowledged; 0 while it waits."""
-        self.was_sent = False
+        self.was_sent = self.maybe = False
+        """``maybe``: it was sent before, and nobody heard what came of it."""
         self.future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: TransportError) -> None:
@@ -151,6 +153,11 @@ class NatsLog:
     def opened(self) -> None:
         """There is a new connection: nothing that is on its way will be acknowledged."""
         self._ready = False
+        self._unheard()
+
+    def _unheard(self) -> None:
+        for item in self._items.values():
+            item.maybe = item.was_sent
         self._again()
 
     def _again(self) -> None:
@@ -187,6 +194,8 @@ class NatsLog:
 
     def check(self, size: int) -> None:
         """Raise `StoredTooLarge` if one message of so many bytes cannot be stored, as far as that is known."""
+        if self.policy.max_bytes and size > self.policy.max_bytes:  # no room that could be made would do
+            raise StoredTooLarge(size, self.policy.max_bytes, "durable.max_bytes")
         if self._writer.is_up and size > (limit := self._writer.client.max_payload):
             raise StoredTooLarge(size, limit, MAX_PAYLOAD)
 
@@ -217,7 +226,7 @@ class NatsLog:
             self._ready = False
             self._taken_back(item)  # the next tick tries again
         else:
-            item.fail(NotStored(self.component, f"JetStream: {text}"))
+            item.fail(NotStored(self.component, f"JetStream: {text}", maybe=item.maybe))
 
     def tick(self, now: float) -> None:
         """Look for what is too late."""
@@ -228,7 +237,9 @@ class NatsLog:
                 item.fail(NotStored(self.component, why, maybe=item.was_sent))
             elif item.sent_s:
                 oldest = min(oldest, item.sent_s)
-        if oldest < now - RESEND_S or (self._items and not self._ready and self._work is None):
+        if oldest < now - RESEND_S:
+            self._unheard()
+        elif self._items and not self._ready and self._work is None:
             self._again()
 
     # -- the stream
@@ -250,7 +261,7 @@ class NatsLog:
             await self.prepare()
         except NotStored as error:  # it will not be better the next time
             for item in list(self._items.values()):
-                item.fail(NotStored(self.component, error.why))
+                item.fail(NotStored(self.component, error.why, maybe=item.was_sent))
         except TransportError as error:
             self._why = str(error)
             await asyncio.sleep(0.1)
@@ -300,7 +311,7 @@ class NatsLog:
             return
         if not dropped:
             for item in [item for item in self._items.values() if item.sent_s]:
-                item.fail(LogFull(self.component, self._full()))
+                item.fail(LogFull(self.component, self._full(), maybe=item.maybe))
 
     def _full(self) -> str:
         limit = f"max_bytes is {self.policy.max_bytes:,}" if self.policy.max_bytes else self._why
