@@ -60,8 +60,11 @@ class NatsHistory:
                 continue
             headers = found.headers or {}
             place = (headers.get("Callboard-Subject", "") if dead else subject).rpartition(".")[2]
+            payload = found.data or b""
+            if dead and not payload:  # with its headers it was too large for a copy
+                payload = await self._original(component, headers.get("Callboard-Sequence", ""))
             yield StoredMessage(
-                payload=found.data or b"",
+                payload=payload,
                 sequence=found.seq,
                 instance=int(place) if place.isdecimal() else None,
                 message_id=headers.get("Callboard-Message-Id" if dead else "Nats-Msg-Id", ""),
@@ -77,3 +80,9 @@ class NatsHistory:
             return None
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise judged(stream, error) from None
+
+    async def _original(self, component: str, sequence: str) -> bytes:
+        if not sequence.isdecimal():
+            return b""
+        found = await self._message(component, int(sequence), "*")
+        return found.data or b"" if found is not None and found.seq == int(sequence) else b""

@@ -14,11 +14,12 @@ import pytest
 from callboard.actors import durable
 from callboard.actors.errors import MailboxFull
 from callboard.actors.policy import StopReason
+from callboard.actors.replay import replay
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.cluster import Cluster
 from callboard.transports import nats_connection
 from callboard.transports.durable import DurablePolicy
-from callboard.transports.errors import NotStored
+from callboard.transports.errors import NotStored, StoredTooLarge
 
 from .durable_actors import PATIENT, Broad, Worker, jetstream, nodes_on, stream_of
 from .test_durable_failures import network, on
@@ -280,3 +281,31 @@ async def test_acknowledgements_of_a_deleted_stream_end_nothing_in_the_next(clus
         await until(lambda: store.is_up)  # type: ignore[attr-defined]
         worker.refused = []
         await until(lambda: set(news) <= set(worker.seen))
+
+
+async def test_a_message_larger_than_its_log_is_refused_at_the_call_and_drops_nothing(cluster: Cluster) -> None:
+    policy = DurablePolicy(max_bytes=100_000)
+    async with nodes_on(await network(cluster)) as nodes, jetstream(nodes.network) as js:
+        node = await nodes.node(policy=policy)
+        worker = await nodes.worker(node)
+        ref = node.ref("worker", Worker)
+        for number in range(5):
+            await ref.tell_wait(Worker.work, number)
+        await until(lambda: len(worker.seen) == 5)
+        with pytest.raises(StoredTooLarge, match=r"the limit of 100,000 bytes.*raise durable\.max_bytes"):
+            await ref.tell_wait(Worker.work, "x" * 100_000)
+        assert (await js.stream_info(stream_of(nodes))).state.messages == 5
+
+
+async def test_a_dead_letter_too_large_for_a_copy_is_replayed_from_its_original(cluster: Cluster) -> None:
+    async with nodes_on(await network(cluster)) as nodes:
+        node = await nodes.node(policy=DurablePolicy(max_deliver=1))
+        worker = await nodes.worker(node)
+        large = "x" * (1024 * 1024 - 200)
+        worker.refused = [large]
+        await node.ref("worker", Worker).tell_wait(Worker.work, large)
+        await until(lambda: node.durables.store.statistics()["dead_letters"] == 1)
+        worker.refused = []
+        report = await replay(node, "worker", dead=True)
+        assert (report.ok, report.failed) == (1, 0)
+        assert worker.seen == [large]
