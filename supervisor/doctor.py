@@ -30,7 +30,17 @@ from callboard.transports.settings import NetworkSettings
 
 from .admin import AdminClient
 from .config import load
-from .doctor_facts import Facts, PeerFacts, PortFacts, Reach, SystemFacts, uses_nats
+from .doctor_facts import (
+    Facts,
+    NatsFacts,
+    NatsStage,
+    PeerFacts,
+    PortFacts,
+    Reach,
+    SystemFacts,
+    brings_nats,
+    uses_nats,
+)
 from .doctor_nats import look_at_nats
 from .errors import NatsServerMissing
 from .nats_server import find_binary
@@ -67,7 +77,7 @@ async def gather(
         config = load(file, plane=plane, namespace=namespace, environ=environ)
     mine, others = await _systems(config, environ, runtime_dir)
     processes = len(place(config.actors, config.processes, namespace=config.namespace))
-    network = _nats_of(config, mine, nats_embedded)
+    nats, nats_running = await _look(config, mine, nats_embedded, now)
     server, server_error = _nats_program(nats_server) if nats_embedded else ("", "")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     versions = own_versions()
@@ -83,23 +93,35 @@ async def gather(
         nats_server_error=server_error,
         mine=mine,
         others=others,
-        nats=await look_at_nats(network, _at_most(NATS_S, network), now) if network else None,
-        peers=await _peers(mine),
+        nats=nats,
+        nats_running=nats_running,
+        peers=await _peers(mine, nats_running),
         ports=tuple(_ports(config, mine, processes)),
         soft_descriptors=soft,
         hard_descriptors=hard,
     )
 
 
-def _nats_of(config: Config, mine: SystemFacts | None, nats_embedded: bool) -> NetworkSettings | None:
-    """The settings that lead to the NATS to look at, of what runs before what would be started; None if none."""
-    if mine is not None and mine.settings is not None and mine.settings.request_plane == "nats":
-        return mine.settings
-    return config.network if uses_nats(config) and not nats_embedded else None
+async def _look(
+    config: Config, mine: SystemFacts | None, nats_embedded: bool, now: Callable[[], float]
+) -> tuple[NatsFacts | None, NatsFacts | None]:
+    """NATS by file and environment, and by the settings of what runs: these may lead elsewhere, as somebody else."""
+    theirs = mine.settings if mine is not None else None
+    if theirs is not None and theirs.request_plane != "nats":
+        theirs = None
+    ours = config.network if uses_nats(config) and not nats_embedded and not brings_nats(mine) else None
 
+    async def look(network: NetworkSettings | None, namespace: str) -> NatsFacts | None:
+        if network is None:
+            return None
+        limit_s = min(NATS_S, network.nats.startup_connect_timeout_s)
+        return await look_at_nats(network, limit_s, now, namespace=namespace)
 
-def _at_most(limit_s: float, network: NetworkSettings) -> float:
-    return min(limit_s, network.nats.startup_connect_timeout_s)
+    if ours is not None and theirs is not None and ours.nats == theirs.nats:
+        found = await look(ours, config.namespace)
+        return found, found
+    running = mine.status.namespace if mine is not None and mine.status is not None else config.namespace
+    return await look(ours, config.namespace), await look(theirs, running)
 
 
 def _nats_program(explicit: str | os.PathLike[str] | None) -> tuple[str, str]:
@@ -159,11 +181,16 @@ class _Nobody:
         return True
 
 
-async def _peers(mine: SystemFacts | None) -> tuple[PeerFacts, ...]:
-    """Dial every process of a system, by its own plane and no short cut."""
+async def _peers(mine: SystemFacts | None, nats: NatsFacts | None) -> tuple[PeerFacts, ...]:
+    """Dial every process of a system, by its own plane and no short cut; none if there is no way by NATS."""
     if mine is None or mine.status is None or mine.settings is None:
         return ()
     processes = [process for process in mine.status.processes if process.address]
+    if nats is not None and nats.stage is not NatsStage.DONE:
+        return tuple(
+            PeerFacts(process=process.name, address=process.address, reach=Reach.FAILED, text=nats.error)
+            for process in processes
+        )
     namespace, settings = mine.status.namespace, mine.settings
     return tuple(await asyncio.gather(*(dial(process, namespace, settings) for process in processes)))
 

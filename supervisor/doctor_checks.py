@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from .doctor_facts import Facts, Finding, Level, Reach
+from .doctor_facts import Facts, Finding, Level, NatsStage, Reach, brings_nats
 from .doctor_nats_checks import NATS_CHECKS
 from .spec import Config
 
@@ -38,8 +38,7 @@ def plane_mismatch(facts: Facts) -> list[Finding]:
         text = f'the running system "{config.namespace}" uses {used}; {facts.file} with this environment says {wanted}'
         do = f"stop it and start it again (callboard stop -n {config.namespace}), or set DYN_REQUEST_PLANE={used}"
         return [Finding(name, Level.PROBLEM, text, do)]
-    embedded = any(entry.actor == "nats-server" for entry in mine.status.announcements)
-    if used == "nats" and mine.settings is not None and not embedded:
+    if used == "nats" and mine.settings is not None and not brings_nats(mine):
         ours, theirs = config.network.nats, mine.settings.nats
         if (ours.servers, ours.prefix) != (theirs.servers, theirs.prefix):
             text = (
@@ -117,8 +116,16 @@ def version_mismatch(facts: Facts) -> list[Finding]:
 
 def peers_reachable(facts: Facts) -> list[Finding]:
     """Every running process answers who dials it."""
+    nats = facts.nats_running
+    is_cut_off = nats is not None and (nats.stage is not NatsStage.DONE or bool(nats.denied))
+    peers = [peer for peer in facts.peers if not (is_cut_off and peer.address.startswith("nats://"))]
     found = []
-    for peer in facts.peers:
+    if count := len(facts.peers) - len(peers):
+        text = f"{count} running processes cannot be reached from here, because NATS cannot; they may be well"
+        found.append(
+            Finding("port-blocked", Level.WARNING, text, "mend the way to NATS first, as said above")
+        )
+    for peer in peers:
         who = f"{peer.process} at {peer.address.partition('?')[0]}"
         if peer.health in ("frozen", "stalled"):
             who += f", which is {peer.health},"

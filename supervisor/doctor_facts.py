@@ -66,7 +66,13 @@ class NatsFacts:
     error: str = ""
     version: str = ""
     max_payload_bytes: int = 0
+    below: str = ""
+    """What the subjects of the namespace begin with."""
+    denied: str = ""
+    """What keeps this user from talking in the namespace, although the server lets it in."""
     jetstream: bool = False
+    jetstream_denied: str = ""
+    """What keeps this user from JetStream, which may be on."""
     ahead_s: float | None = None
     """How far its clock is ahead of ours."""
     within_s: float = 0.0
@@ -127,11 +133,20 @@ class Facts:
     """The running system that the config describes."""
     others: tuple[SystemFacts, ...] = ()
     nats: NatsFacts | None = None
-    """None if nothing uses NATS."""
+    """As file and environment lead to it; None if nothing of them uses NATS."""
+    nats_running: NatsFacts | None = None
+    """As the settings of the running system lead to it; None if it does not use NATS."""
     peers: tuple[PeerFacts, ...] = ()
     ports: tuple[PortFacts, ...] = ()
     soft_descriptors: int = 0
     hard_descriptors: int = 0
+
+
+def brings_nats(system: SystemFacts | None) -> bool:
+    """True if a running system has started a NATS of its own."""
+    if system is None or system.status is None:
+        return False
+    return any(entry.actor == "nats-server" for entry in system.status.announcements)
 
 
 def uses_nats(config: Config) -> bool:

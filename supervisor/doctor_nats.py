@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -16,6 +17,7 @@ import orjson
 from callboard.transports import nats_client
 from callboard.transports.errors import CallboardError
 from callboard.transports.nats_settings import without_password
+from callboard.transports.nats_subjects import Subjects
 from callboard.transports.settings import NetworkSettings
 
 from .doctor_facts import NatsFacts, NatsStage
@@ -29,9 +31,13 @@ INFO, AUDIT = "$JS.API.INFO", "$JS.EVENT.ADVISORY.API"
 
 
 async def look_at_nats(
-    settings: NetworkSettings, limit_s: float, now: Callable[[], float] = time.time
+    settings: NetworkSettings,
+    limit_s: float,
+    now: Callable[[], float] = time.time,
+    *,
+    namespace: str = "default",
 ) -> NatsFacts:
-    """Return what somebody with these settings meets; ``now`` is our clock. Raises nothing."""
+    """Return what somebody with these settings meets in a namespace; ``now`` is our clock. Raises nothing."""
     where, greeting, errors = nats_client.where(settings.nats), {}, []
     for server in settings.nats.servers:
         try:
@@ -51,13 +57,23 @@ async def look_at_nats(
         "version": str(greeting.get("version", "?")),
         "max_payload_bytes": limit if isinstance(limit := greeting.get("max_payload"), int) else 0,
     }
+    subjects, node = Subjects(settings.nats.prefix, namespace), f"doctor-{secrets.token_hex(6)}"
+    said: list[str] = []
+
+    async def failed(error: Exception) -> None:
+        said.append(str(error).removeprefix("nats:").strip(" '\""))
+
     try:
-        client = await nats_client.connect(settings, "callboard doctor", limit_s=limit_s)
+        client = await nats_client.connect(
+            settings, "callboard doctor", limit_s=limit_s, inbox=subjects.own(node), failed=failed
+        )
     except (CallboardError, OSError, ValueError) as error:
         why = getattr(error, "why", "") or str(error)
         return NatsFacts(**known, error=why, stage=_stage(why, settings, greeting))
     try:
-        return NatsFacts(**known, stage=NatsStage.DONE, **await _jetstream(client, now))
+        denied = await _round_trip(client, subjects.node(node), said)
+        found = {} if denied else await _jetstream(client, now, said)
+        return NatsFacts(**known, stage=NatsStage.DONE, below=subjects.root, denied=denied, **found)
     finally:
         await nats_client.close(client)
 
@@ -97,7 +113,19 @@ def _stage(why: str, settings: NetworkSettings, greeting: dict[str, Any]) -> Nat
     return NatsStage.TLS if is_encrypted else NatsStage.CREDENTIALS
 
 
-async def _jetstream(client: Client, now: Callable[[], float]) -> dict[str, Any]:
+async def _round_trip(client: Client, subject: str, said: list[str]) -> str:
+    """What keeps a message of ours from coming back to us; empty if nothing does."""
+    try:
+        subscription = await client.subscribe(subject)
+        await client.publish(subject)
+        await subscription.next_msg(API_S)
+        await nats_client.confirm(client, API_S)
+    except (nats.errors.Error, TimeoutError) as error:
+        return "; ".join(said) or f"no message came back on {subject}: {str(error) or type(error).__name__}"
+    return ""
+
+
+async def _jetstream(client: Client, now: Callable[[], float], said: list[str]) -> dict[str, Any]:
     """Whether JetStream is on, and the time of the server: that is in the note it publishes of each question."""
     found: dict[str, Any] = {}
     try:
@@ -116,4 +144,6 @@ async def _jetstream(client: Client, now: Callable[[], float]) -> dict[str, Any]
                     found["within_s"] = abs(answered_s - asked_s) / 2
     except (nats.errors.Error, TimeoutError, ValueError, LookupError, TypeError, AttributeError):
         pass  # no JetStream, or no permission to hear of it: what is known by then is the answer
+    if "jetstream" not in found:
+        found["jetstream_denied"] = "; ".join(text for text in said if INFO.lower() in text.lower())
     return found

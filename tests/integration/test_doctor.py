@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import shutil
 import socket
@@ -171,6 +172,56 @@ async def test_an_account_without_jetstream_is_told_from_one_that_has_it(
             nats = NatsSettings(servers=(server.url,), username=user, password=user)
             found = await look_at_nats(NetworkSettings(request_plane="nats", nats=nats), 10)
             assert (found.stage, found.jetstream) == (NatsStage.DONE, is_on)
+    finally:
+        await server.stop()
+
+
+async def test_what_a_user_may_not_is_told(cluster: Cluster, path: Path, tmp_path: Path) -> None:
+    """Who may not talk in the namespace, and who may not use JetStream, which is on."""
+    users = (
+        f'{{ user: {name}, password: pw, permissions: {{ publish: "{root}.>", subscribe: "{root}.>" }} }}'
+        for name, root in (("far", "other"), ("near", "callboard.doctored"))
+    )
+    server = NatsServer(
+        tmp_path / "nats", token="", extra_config=f"authorization {{ users: [{', '.join(users)}] }}"
+    )
+    await server.start()
+    try:
+        given = {**os.environ, "NATS_SERVER": server.url, "NATS_AUTH_PASSWORD": "pw"}
+        words = ("doctor", path, "--plane", "nats")
+        far = await callboard(*words, env={**given, "NATS_AUTH_USERNAME": "far"})
+        assert far.code == 1
+        line = r"problem +nats-permissions .* not talk below callboard\.doctored: permissions violation"
+        assert re.search(line, far.out, re.IGNORECASE), far.out
+        near = {**given, "NATS_AUTH_USERNAME": "near"}
+        assert (await callboard(*words, env=near)).code == 0
+        stores = await callboard(*words, env={**near, "DYN_EVENT_PLANE": "jetstream"})
+        assert stores.code == 1
+        assert re.search(r"problem +jetstream-off +JetStream is not permitted to us", stores.out), stores.out
+    finally:
+        await server.stop()
+
+
+async def test_what_runs_and_what_would_be_started_are_told_apart(
+    cluster: Cluster, path: Path, tmp_path: Path
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    try:
+        settings = NetworkSettings(request_plane="nats", nats=NatsSettings(**server.settings()))
+        system = await cluster.system(settings=settings, namespace="doctored")
+        await system.spawn(Echo, name="echo")
+        assert system.directory is not None
+        environment = {**os.environ, "NATS_SERVER": server.url, "NATS_AUTH_TOKEN": "wrong"}
+        words = ("doctor", path, "--plane", "nats", "--json", "--runtime-dir", system.directory)
+        done = await callboard(*words, env=environment)
+        found = {f["text"]: f["level"] for f in done.json()["findings"] if f["check"] == "nats-credentials"}
+        assert sorted(found.values()) == ["ok", "problem"]
+        assert found["by the settings of the running system, NATS lets us in"] == "ok"
+        await server.stop()
+        done = await callboard(*words, env=environment)
+        (blocked,) = [f for f in done.json()["findings"] if f["check"] == "port-blocked"]
+        assert (blocked["level"], "because NATS cannot" in blocked["text"]) == ("warning", True)
     finally:
         await server.stop()
 

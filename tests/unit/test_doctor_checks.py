@@ -29,6 +29,7 @@ NATS = NatsFacts(
     stage=NatsStage.DONE,
     version="2.15.1",
     max_payload_bytes=1024**2,
+    below="callboard.serve",
     jetstream=True,
     ahead_s=0.1,
     within_s=0.01,
@@ -92,8 +93,8 @@ def test_a_healthy_system_has_one_line_per_check_and_no_problem() -> None:
     findings = examine(seen)
     assert {finding.level for finding in findings} == {Level.OK}
     assert (
-        len(findings) == len({finding.check for finding in findings}) == len(CHECKS) - 1
-    )  # none is embedded
+        len(findings) == len({finding.check for finding in findings}) == len(CHECKS) - 2
+    )  # none is embedded, and NATS is used
 
 
 def test_every_problem_and_every_warning_says_what_to_do() -> None:
@@ -165,6 +166,47 @@ def test_jetstream_matters_where_something_is_stored() -> None:
     durable = ActorSpec(name="a", class_path="m:A", durable=DurablePolicy())
     for stored in (config("nats", event_plane=EventPlane.JETSTREAM), config("nats", actors=(durable,))):
         assert found(facts(config=stored, nats=off), "jetstream-off").level is Level.PROBLEM
+
+
+def test_jetstream_that_is_not_permitted_is_told_from_one_that_is_off() -> None:
+    nats = replace(NATS, jetstream=False, jetstream_denied="Permissions Violation for $JS.API.INFO")
+    finding = found(
+        facts(config=config("nats", event_plane=EventPlane.JETSTREAM), nats=nats), "jetstream-off"
+    )
+    assert finding.level is Level.PROBLEM
+    assert "is not permitted to us: Permissions Violation" in finding.text
+    assert '"$JS.API.>"' in finding.do
+    assert "--jetstream" not in finding.do
+
+
+def test_who_may_not_talk_in_the_namespace_is_told_what_to_permit() -> None:
+    seen = facts(config=config("nats"), nats=replace(NATS, denied="Permissions Violation"))
+    finding = found(seen, "nats-permissions")
+    assert (finding.level, '"callboard.serve.>"' in finding.do) == (Level.PROBLEM, True)
+    assert [entry for entry in examine(seen) if entry.check in ("jetstream-off", "clock")] == []
+
+
+def test_nats_of_what_runs_is_judged_beside_that_of_file_and_environment() -> None:
+    refused = NatsFacts(where="nats://h:4222", stage=NatsStage.CREDENTIALS, error="authorization violation")
+    seen = facts(config=config("nats"), mine=running("nats"), nats=refused, nats_running=NATS)
+    findings = [entry for entry in examine(seen) if entry.check == "nats-credentials"]
+    assert [(entry.level, entry.text.partition(", ")[0]) for entry in findings] == [
+        (Level.PROBLEM, "by file and environment"),
+        (Level.OK, "by the settings of the running system"),
+    ]
+
+
+def test_processes_behind_a_nats_that_is_gone_are_not_called_dead() -> None:
+    gone = NatsFacts(where="nats://h:1", stage=NatsStage.CONNECT, error="why")
+    peers = tuple(
+        PeerFacts(process=f"a.{i}", address=f"nats://p.serve._node.{i}", reach=Reach.FAILED) for i in (0, 1)
+    )
+    seen = facts(config=config("nats"), mine=running("nats"), nats=gone, nats_running=gone, peers=peers)
+    finding = found(seen, "port-blocked")
+    assert (finding.level, finding.text.partition(",")[0]) == (
+        Level.WARNING,
+        "2 running processes cannot be reached from here",
+    )
 
 
 def test_a_small_payload_is_no_problem_and_is_explained() -> None:
