@@ -356,9 +356,8 @@ async def test_a_foreign_service_on_the_port_meanwhile_keeps_nobody_away_for_eve
 async def test_an_actor_whose_subject_is_denied_is_reached_by_its_node_and_nothing_else_notices(tmp_path):
     denied = 'permissions: { publish: { deny: ["*.*.bad.>"] } }'
     users = f"authorization {{ users: [ {{user: a, password: p}}, {{user: b, password: p, {denied}}} ] }}"
-    broker = NatsServer(tmp_path / "nats", token="", extra_config=users)
+    broker, nodes = NatsServer(tmp_path / "nats", token="", extra_config=users), {}
     await broker.start()
-    nodes = {}
     try:
         for name, user in (("good", "a"), ("bad", "a"), ("near", "b")):
             settings = NetworkSettings(request_plane="nats")
