@@ -109,8 +109,7 @@ def _read(
 def _namespace(reader: Reader, top: dict[str, Any], flag: str | None, environ: Mapping[str, str]) -> str:
     for source, value in (("--namespace", flag), (NAMESPACE_VARIABLE, environ.get(NAMESPACE_VARIABLE))):
         if value:
-            if not keys.NAME.fullmatch(value):
-                what = f'takes a name, not "{value}": letters, digits, "-" and "_" after a letter'
+            if what := keys.not_a_name(value):
                 reader.outside(source, what)
             return value
     return str(top.get("namespace", "default"))

@@ -14,6 +14,21 @@ from callboard.transports.errors import did_you_mean
 from .spec import EventPlane, Limits, RestartKind, RestartPolicy, Strategy
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def not_a_name(value: str) -> str:
+    """Return what is wrong with a name, to be put behind what takes it; empty if nothing is.
+
+    >>> not_a_name("a-1"), not_a_name("../b")
+    ('', 'takes a name, not "../b": letters, digits, "-" and "_" after a letter')
+    """
+    return (
+        ""
+        if NAME.fullmatch(value)
+        else f'takes a name, not "{value}": letters, digits, "-" and "_" after a letter'
+    )
+
+
 CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 UNITS = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]+)")

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from callboard.transports.errors import CallboardError, ConfigError
 
+from .config_keys import not_a_name
 from .errors import AlreadyRunning, NotRunning
 from .guardian import sweep_until_empty
 
@@ -78,8 +79,10 @@ def find_running(environment: Mapping[str, str], namespace: str | None, explicit
     """Return the directory of a running system.
 
     Without a namespace or a directory there must be exactly one. Raises `NotRunning`, which says where was
-    looked, and `ConfigError` with the choices if several run.
+    looked, and `ConfigError` for what is no namespace, or with the choices if several run.
     """
+    if namespace and (what := not_a_name(namespace)):
+        raise ConfigError(f"namespace {what}")
     if explicit is not None or namespace is not None or environment.get("CALLBOARD_RUNTIME_DIR"):
         directory = directory_for(namespace or "", environment, explicit)
         _refuse_foreign(directory)

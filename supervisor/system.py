@@ -21,12 +21,14 @@ from callboard.actors.policy import MailboxPolicy
 from callboard.actors.ref import Ref
 from callboard.actors.replay import Replay, replay
 from callboard.transports.durable import DurablePolicy
+from callboard.transports.errors import ConfigError
 from callboard.transports.settings import NetworkSettings
 
 from . import payload, stopping
 from .admin import AdminServer
 from .changes import Changes, told
 from .config import load
+from .config_keys import not_a_name
 from .connection import Connection
 from .embedded import EmbeddedNats
 from .errors import StartInterrupted, SupervisionError, SystemFailed, UnknownPlace
@@ -72,6 +74,8 @@ class System:
         nats_embedded: bool | str | os.PathLike[str] = False,
     ) -> None:
         """Start nothing yet. Raises `ConfigError`."""
+        if namespace and (what := not_a_name(namespace)):  # it becomes a directory, and a part of subjects
+            raise ConfigError(f"namespace {what}")
         settings = NetworkSettings.from_env(os.environ) if settings is None else settings
         plane = "nats" if nats_embedded and plane is None else plane
         self._config = Config(

@@ -65,6 +65,14 @@ class Local(Actor):
         return answer
 
 
+@pytest.mark.parametrize("namespace", ["../evil", "a/b", "a b", ">", "1st", ".."])
+async def test_a_namespace_is_a_name(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(ConfigError, match=f'namespace takes a name, not "{namespace}"'):
+        System(namespace=namespace)
+    with pytest.raises(ConfigError, match=f'namespace takes a name, not "{namespace}"'):
+        await System.connect(namespace=namespace)
+
+
 async def test_an_actor_for_whose_process_there_is_no_port_is_refused_before_it_starts(
     cluster: Cluster,
 ) -> None:
