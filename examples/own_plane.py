@@ -1,7 +1,7 @@
 """A request plane of one's own in one file: asyncio streams over TCP, with addresses ``own://host:port``.
 
 Named by an entry point of an installed package (``[callboard.planes]``, ``own = own_plane:OwnPlane``), it is used as
-any other. docs/planes.md says how to run the conformance suite on it: ``--plane-rig own_plane:OwnRig``.
+any other. docs/planes.md says how to run the conformance suite on it, with the rig in own_plane_rig.py.
 
 All reading, writing and probing is done in a thread with an event loop of its own (the *wire*), so that a process whose
 own loop is busy is not taken for dead. Everything that the runtime above is told, it is told on its own loop (*home*).
@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from callboard.testing.conformance.rigs import StreamRig
 from callboard.transports import errors
 from callboard.transports import handshake as hs
 from callboard.transports.address import Address
@@ -317,9 +316,3 @@ class OwnPlane:
         scheme="own", summary="an example", between_processes=True, between_hosts=True, notices_death=True
     )
     server = client = OwnSide
-
-
-class OwnRig(StreamRig):
-    """Lets the conformance suite cut, delay and silence connections of this plane."""
-
-    scheme = "own"

@@ -29,7 +29,7 @@ async def output(*command):
 
 
 def test_every_example_is_run():
-    elsewhere = {"wiring", "own_plane"}  # below, and in test_own_plane.py
+    elsewhere = {"wiring", "own_plane", "own_plane_rig"}  # below, and in test_own_plane.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SCRIPTS, *elsewhere}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_plane.py"
+RIG = EXAMPLE.with_name("own_plane_rig.py")
 SUITE = "callboard.testing.conformance"
 MODULES = [
     f"{SUITE}.{name}" for name in ("test_planes", "test_planes_ends", "test_planes_dialling", "test_faults")
@@ -25,6 +26,7 @@ def installed(tmp_path):
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own-plane\nVersion: 1.0\n")
         (metadata / "entry_points.txt").write_text("[callboard.planes]\nown = own_plane:OwnPlane\n")
         (site / "own_plane.py").write_text(source)
+        (site / "own_plane_rig.py").write_text(RIG.read_text())
         return site
 
     return install
@@ -58,9 +60,23 @@ def suite(site, *arguments):
 @pytest.mark.timeout(300)
 def test_the_suite_passes_on_a_plane_of_somebody_else(installed):
     site = installed(EXAMPLE.read_text())
-    code, printed = suite(site, *MODULES, f"{SUITE}.actors.test_asks", "--plane-rig", "own_plane:OwnRig")
+    code, printed = suite(site, *MODULES, f"{SUITE}.actors.test_asks", "--plane-rig", "own_plane_rig:OwnRig")
     assert code == 0, printed
     assert " passed" in printed
+
+
+def test_a_process_that_uses_the_plane_has_no_pytest(installed):
+    script = "import own_plane, sys; print('pytest' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=installed(EXAMPLE.read_text()),
+        env=os.environ | {"PYTHONPATH": "."},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
 
 
 BROKEN = {
@@ -82,7 +98,7 @@ def test_the_suite_fails_on_a_plane_that_breaks_a_promise(installed, promise):
     source = EXAMPLE.read_text()
     assert source.count(line) == 1
     site = installed(source.replace(line, instead))
-    code, printed = suite(site, *MODULES, "--plane-rig", "own_plane:OwnRig", "-k", test, "-x")
+    code, printed = suite(site, *MODULES, "--plane-rig", "own_plane_rig:OwnRig", "-k", test, "-x")
     assert code == 1, printed
     assert f"::{test}" in printed
     assert " error" not in printed.splitlines()[-1], "it failed, and not because something else was wrong"
