@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 @click.option(
     "--runtime-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory for sockets and logs."
 )
-@click.option("--nats-embedded", is_flag=True, help="Run a nats-server beside it; the plane is nats then.")
+@click.option(
+    "--nats-embedded",
+    is_flag=True,
+    help="Run a nats-server beside it; the plane is nats then, unless --plane names another (it runs all the same).",
+)
 @click.option(
     "--nats-server",
     type=click.Path(path_type=Path, dir_okay=False),
