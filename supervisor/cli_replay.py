@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from callboard.actors.replay import Replay
 
 PROGRESS_S = 1.0
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
 @click.command()
@@ -74,7 +70,12 @@ def replay(
     """
     if from_sequence is not None and since is not None:
         raise click.UsageError("--from-sequence and --since exclude each other")
-    start_s = None if since is None else moment(since, time.time())
+    from .replaying import moment
+
+    try:
+        start_s = None if since is None else moment(since, time.time())
+    except ConfigError as error:
+        raise click.UsageError(f"--{error}") from None
     show = _Progress()
     report = asyncio.run(
         _replay(namespace_of(system), runtime_dir, component, from_sequence, start_s, dead, timeout_s, show)
@@ -83,26 +84,10 @@ def replay(
         echo_json(asdict(report))
     else:
         click.echo(summary(report))
-        for sequence, error in report.errors:
-            click.echo(f"  {sequence}: {error}", err=True)
+        for sequence, wrong in report.errors:
+            click.echo(f"  {sequence}: {wrong}", err=True)
     if report.failed:
         sys.exit(ExitCode.FAILED)
-
-
-def moment(text: str, now_s: float) -> float:
-    """Return the time that ``text`` means, in seconds since 1970. Raises `click.UsageError`.
-
-    >>> moment("2h", 10_000.0), moment("1970-01-01T01:00:00+00:00", 0)
-    (2800.0, 3600.0)
-    """
-    if ago := _AGO.fullmatch(text.strip()):
-        return now_s - float(ago[1]) * UNITS[ago[2]]
-    try:
-        return datetime.fromisoformat(text.strip()).timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise click.UsageError(
-            f"--since is {text!r}; it takes a time such as 2026-01-31T12:00:00+01:00, or 30s, 10m, 2h, 1d ago"
-        ) from None
 
 
 def namespace_of(system: str) -> str:

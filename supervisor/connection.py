@@ -11,9 +11,10 @@ from typing import Any, Self, TypeVar
 from callboard.actors.actor import Actor
 from callboard.actors.node import Node
 from callboard.actors.ref import Ref
-from callboard.actors.replay import Replay, replay
+from callboard.actors.replay import Replay
 
 from .admin import AdminClient
+from .replaying import replay
 from .roster import Push, apply
 from .rundir import find_running, is_held
 from .status import SystemStatus

@@ -19,7 +19,7 @@ from callboard.actors.actor import Actor
 from callboard.actors.node import Node
 from callboard.actors.policy import MailboxPolicy
 from callboard.actors.ref import Ref
-from callboard.actors.replay import Replay, replay
+from callboard.actors.replay import Replay
 from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import ConfigError
 from callboard.transports.settings import NetworkSettings
@@ -33,6 +33,7 @@ from .connection import Connection
 from .embedded import EmbeddedNats
 from .errors import StartInterrupted, SupervisionError, SystemFailed, UnknownPlace
 from .placement import place
+from .replaying import replay
 from .roster import Roster, apply
 from .rundir import RuntimeDirectory, claim_aside
 from .running import log_tail
@@ -350,7 +351,7 @@ class System:
         return self._node.ref(name, cls)
 
     async def replay(self, component: str, **options: Any) -> Replay:
-        """Have a durable component handle its stored messages again; see `callboard.actors.replay.replay`."""
+        """Have a durable component handle its stored messages again; see `callboard.supervisor.replaying.replay`."""
         return await replay(self._node, component, **options)
 
     # -- processes

@@ -235,6 +235,7 @@ async def test_the_command_replays_and_says_how_it_went(cluster: Cluster, tmp_pa
     await until(lambda: len(lines(path)) == 5)
     assert await system.replay("ledger", from_sequence=5) is not None
     assert len(lines(path)) == 6
+    assert (await system.replay("ledger", since="1h", dead=True)).ok == 0
 
     done = await callboard("replay", system.namespace, "ledger", "--from-sequence", "3")
     assert (done.code, done.out) == (

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-import click
 import msgspec
 import pytest
 
 from callboard.actors import durable
 from callboard.actors.errors import DecodeError
-from callboard.supervisor.cli_replay import moment, namespace_of, summary
+from callboard.supervisor.cli_replay import namespace_of, summary
 from callboard.supervisor.config import parse
+from callboard.supervisor.replaying import moment
 from callboard.supervisor.schema import config_schema
 from callboard.supervisor.spec import Config
 from callboard.transports.durable import DurablePolicy
@@ -184,10 +186,14 @@ def test_a_time_is_absolute_or_so_long_ago(text: str, expected: float) -> None:
     assert moment(text, 10_000.0) == expected
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "5", "5 minutes", "2026-13-01", "-5m"])
-def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(click.UsageError, match="2026-01-31T12:00:00"):
+@pytest.mark.parametrize("text", ["", "yesterday", "5", "5 minutes", "2026-13-01", "-5m", True, b"2h"])
+def test_what_is_no_time_is_refused_with_examples(text: Any) -> None:
+    with pytest.raises(ConfigError, match="2026-01-31T12:00:00"):
         moment(text, 0.0)
+
+
+def test_a_script_may_give_a_time_as_it_has_it() -> None:
+    assert (moment(datetime.fromtimestamp(7), 0.0), moment(7, 0.0)) == (7.0, 7.0)
 
 
 def test_a_system_is_named_by_its_file_or_its_namespace(tmp_path: Path) -> None:
