@@ -88,7 +88,7 @@ def endpoint_of(host: Host, cell: Cell) -> Endpoint:
     name, cls = cell.location.name, cell.cls
     component, index = split_name(name)
     entrance = Entrance(host, cell)
-    about = (inspect.getdoc(cls) or "").partition("\n")[0]
+    about = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]  # not what it inherits
     return Endpoint(
         name=name,
         component=component,

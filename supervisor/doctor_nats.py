@@ -69,6 +69,7 @@ async def look_at_nats(
         )
     except (CallboardError, OSError, ValueError) as error:
         why = getattr(error, "why", "") or str(error)
+        why = why.partition("; check network.nats")[0]  # the check gives the advice
         return NatsFacts(**known, error=why, stage=_stage(why, settings, greeting))
     try:
         denied = await _round_trip(client, subjects.node(node), said)

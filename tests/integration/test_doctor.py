@@ -359,6 +359,7 @@ async def test_credentials_are_used_as_the_settings_say(cluster: Cluster, path: 
             nats = NatsSettings(servers=(server.url,), username="ann", password=password)
             found = await look_at_nats(NetworkSettings(request_plane="nats", nats=nats), 10)
             assert found.stage is stage
+            assert "check network.nats" not in found.error, "what to do is said by the check, once"
     finally:
         await server.stop()
 

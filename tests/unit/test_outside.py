@@ -302,6 +302,13 @@ def test_who_stops_waiting_ends_the_handler():
     assert run(ask) == 0
 
 
+def test_a_class_without_a_docstring_is_described_by_its_name_alone():
+    async def ask(endpoint, actor, node):
+        return endpoint.summary
+
+    assert run(ask, Wide) == "Wide"
+
+
 def test_an_endpoint_tells_people_what_it_is():
     async def ask(endpoint, actor, node):
         assert (endpoint.name, endpoint.component, endpoint.index) == ("worker.3", "worker", 3)
