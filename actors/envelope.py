@@ -57,8 +57,9 @@ _decode_raw = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _pack16 = struct.Struct(">BH").pack
 _pack32 = struct.Struct(">BI").pack
 
-MALFORMED = (msgspec.ValidationError, msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""What decoding bytes of a stranger can raise; catch all of it at the frame boundary."""
+MALFORMED = (msgspec.ValidationError, msgspec.DecodeError, RecursionError, UnicodeDecodeError, TypeError)
+"""What decoding bytes of a stranger can raise; catch all of it at the frame boundary. A key that cannot be hashed is a
+TypeError with msgspec before 0.22."""
 
 
 def array_header(length: int) -> bytes:

@@ -334,7 +334,8 @@ async def test_a_handler_that_ends_while_the_server_is_away_is_acknowledged_when
                     return bool(info.num_ack_pending == 0 and info.ack_floor.stream_seq == 1)
 
                 await until(acknowledged)
-            assert worker.seen == ["x"]
+            # The killed server may not know any more that it had delivered it: then it comes once more.
+            assert set(worker.seen) == {"x"}
     finally:
         await server.stop()
 
