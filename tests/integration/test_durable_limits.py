@@ -283,7 +283,9 @@ async def test_acknowledgements_of_a_deleted_stream_end_nothing_in_the_next(clus
         await until(lambda: set(news) <= set(worker.seen))
 
 
-async def test_a_message_larger_than_its_log_is_refused_at_the_call_and_drops_nothing(cluster: Cluster) -> None:
+async def test_a_message_larger_than_its_log_is_refused_at_the_call_and_drops_nothing(
+    cluster: Cluster,
+) -> None:
     policy = DurablePolicy(max_bytes=100_000)
     async with nodes_on(await network(cluster)) as nodes, jetstream(nodes.network) as js:
         node = await nodes.node(policy=policy)
