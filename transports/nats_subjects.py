@@ -21,7 +21,6 @@ import re
 from dataclasses import dataclass
 
 _FOREIGN = re.compile(rb"^_|[^A-Za-z0-9_-]")
-_ESCAPED = re.compile(rb"=([0-9A-F]{2})")
 
 
 def token(name: str) -> str:
@@ -34,17 +33,6 @@ def token(name: str) -> str:
         return "="
     raw = name.encode("utf-8", "surrogatepass")
     return _FOREIGN.sub(lambda found: b"=%02X" % found.group()[0], raw).decode()
-
-
-def name_of(subject_token: str) -> str:
-    """Return the name that `token` was given.
-
-    >>> name_of("a=2Eb"), name_of("=")
-    ('a.b', '')
-    """
-    raw = subject_token.removeprefix("=") if subject_token == "=" else subject_token
-    decoded = _ESCAPED.sub(lambda found: bytes((int(found.group(1), 16),)), raw.encode())
-    return decoded.decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
