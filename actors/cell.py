@@ -23,7 +23,7 @@ from .codec import Codec
 from .current import CURRENT
 from .directory import Location
 from .envelope import OPEN, TELL
-from .errors import ActorStopped, BadArguments, DeadlineExceeded, MailboxFull
+from .errors import ActorStopped, BadArguments, CodecError, DeadlineExceeded, MailboxFull
 from .mailbox import Admit, Letter, Mailbox
 from .pending import INFINITE
 from .policy import Executed, MailboxPolicy, StopReason
@@ -119,18 +119,23 @@ class Cell:
 
     def deliver(self, letter: Letter) -> None:
         """Take a letter, or answer it with the reason why not."""
-        state = self.state
-        if state is not _READY and state is not State.STARTING:
+        state, mailbox = self.state, self.mailbox
+        if state is not _READY and state is not _STARTING:
             self._count_out(letter)
             self._refuse(letter, ActorStopped("it is stopping"))
-        elif letter.method.interleave and state is _READY:
+            return
+        if letter.method.interleave and state is _READY:
             self._run_loose(letter)
-        elif self.mailbox.accept(letter) or self._overflow(letter):
-            drainers = self.drainers
-            if (
-                not drainers or (not self._starting and len(drainers) < self.concurrency)
-            ) and state is _READY:
-                self._start_drainer()
+            return
+        queue = mailbox.queue
+        if len(queue) - mailbox.husks < mailbox.limit and mailbox.bytes < mailbox.limit_bytes:
+            queue.append(letter)
+            mailbox.bytes += letter.size
+        elif not self._overflow(letter):
+            return
+        drainers = self.drainers
+        if (not drainers or (not self._starting and len(drainers) < self.concurrency)) and state is _READY:
+            self._start_drainer()
 
     def _overflow(self, letter: Letter) -> bool:
         """Do what the policy says; False if the actor fails of it."""
@@ -203,7 +208,7 @@ class Cell:
                 self._start_drainer()
 
     async def _empty(self, task: asyncio.Task[None]) -> None:
-        mailbox, queue, codec = self.mailbox, self.mailbox.queue, self.host.codec
+        mailbox, queue, decode = self.mailbox, self.mailbox.queue, self.host.codec.decode_body
         actor, several, turn, set_current = self.actor, self.concurrency > 1, 0, CURRENT.set
         if several and len(queue) > 1:
             self._start_more(len(queue) - 1)
@@ -214,8 +219,12 @@ class Cell:
                 continue
             size = letter.size
             mailbox.bytes -= size
-            if letter.inlet is not None:
-                letter.inlet.taken(size)
+            inlet = letter.inlet
+            if inlet is not None:
+                count = inlet.count = inlet.count + 1
+                taken = inlet.bytes = inlet.bytes + size
+                if count >= inlet.half or taken >= inlet.half_bytes:
+                    inlet.settle()
             if self.rooms:
                 self.let_in()
             if several and queue and not self._starting:
@@ -229,10 +238,18 @@ class Cell:
             letter.task = task
             set_current(letter)
             try:
-                if letter.body is not None:
-                    self._open_body(letter, codec)
-                args = method.bind(letter.args, letter.kwargs)
+                body = letter.body
+                if body is None or letter.buffers:
+                    args = letter.args if body is None else self._open_body(letter)
+                else:
+                    args = decode(body)
+                    letter.body = None
+                    if type(args) is not list:
+                        args = self._open_map(letter, args)
                 kwargs = letter.kwargs
+                accepted = method.only
+                if kwargs is not None or len(args) != 1 or type(args[0]) not in accepted:
+                    args = method.bind(args, kwargs)
                 ran = True
                 if kwargs or method.special:
                     result = await self._run(letter, args, kwargs or {})
@@ -251,10 +268,9 @@ class Cell:
                 self.handled += 1
                 if letter.cancelled:  # the handler did not let it end itself
                     await _absorb(task)
-                if letter.kind != TELL:
-                    letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(
-                        letter
-                    )
+                kind = letter.kind
+                if kind != TELL:
+                    letter.origin.reply(letter, result) if kind != OPEN else letter.origin.forget(letter)
             turn += 1
             if turn == TURN_LETTERS:
                 turn = 0
@@ -274,17 +290,17 @@ class Cell:
         for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):
             self._start_drainer()
 
-    def _open_body(self, letter: Letter, codec: Codec) -> None:
-        value = codec.decode(letter.body, letter.buffers)
+    def _open_body(self, letter: Letter) -> list[Any]:
+        """Decode the arguments of a letter and return the positional ones; raises `CodecError`, `BadArguments`."""
+        args = self.host.codec.decode(letter.body, letter.buffers)
         letter.body, letter.buffers = None, ()
-        if type(value) is list:
-            letter.args = value
-        elif type(value) is dict and type(value.get("a")) is list and type(value.get("k")) is dict:
-            letter.args, letter.kwargs = value["a"], value["k"]
-        else:
-            raise BadArguments(
-                f"{letter.method.name}: the arguments are neither a list nor a map of both kinds"
-            )
+        return args if type(args) is list else self._open_map(letter, args)
+
+    def _open_map(self, letter: Letter, value: Any) -> list[Any]:
+        if type(value) is dict and type(value.get("a")) is list and type(value.get("k")) is dict:
+            letter.kwargs = value["k"]
+            return value["a"]
+        raise BadArguments(f"{letter.method.name}: the arguments are neither a list nor a map of both kinds")
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded("its deadline passed while it waited in the mailbox", executed=Executed.NEVER)
@@ -306,7 +322,7 @@ class Cell:
             return False
         self.failed += 1
         if not ran:
-            refusal = error if isinstance(error, BadArguments) else BadArguments(str(error), actor=name)
+            refusal = error if isinstance(error, BadArguments) else _malformed(error, name)
             self._refuse(letter, refusal)
         elif letter.kind == TELL:
             self.host.actor_failed(self, error)
@@ -359,9 +375,7 @@ class Cell:
         task = asyncio.current_task()
         assert task is not None
         try:
-            if letter.body is not None:
-                self._open_body(letter, self.host.codec)
-            args = method.bind(letter.args, letter.kwargs)
+            args = method.bind(letter.args if letter.body is None else self._open_body(letter), letter.kwargs)
             ran = True
             result = await self._run(letter, args, letter.kwargs or {})
         except BaseException as error:
@@ -438,6 +452,11 @@ class Cell:
         }
 
 
+def _malformed(error: Exception, name: str) -> BadArguments:
+    text = str(error) if isinstance(error, CodecError) else f"malformed value: {error}"
+    return BadArguments(text, actor=name)
+
+
 async def _absorb(task: asyncio.Task[None]) -> None:
     """Take the cancellation of a letter out of its drainer, so that it does not reach the next one."""
     if task.cancelling():
@@ -447,4 +466,4 @@ async def _absorb(task: asyncio.Task[None]) -> None:
             task.uncancel()
 
 
-_READY = State.READY
+_READY, _STARTING = State.READY, State.STARTING

@@ -1,9 +1,10 @@
 """Values to bytes and back, so that what arrives equals what was sent.
 
 MessagePack alone would turn a tuple into a list, a dataclass into a dict, an enum into its value, without a
-word. So every value is first looked at: plain data (`is_plain`) goes to msgspec as it is, anything else is
-rewritten with MessagePack extension types that `Codec.decode` turns back, and what has no such form
-is an `EncodeError` that names its path. Classes travel by name and are only ever looked up among
+word. So only plain data (`is_plain`) is encoded as it is, anything else is rewritten with MessagePack extension types
+that `Codec.decode` turns back, and what has no such form is an `EncodeError` that names its path. Looking at every
+value in Python costs more than encoding it. ormsgpack looks while it encodes: told to pass everything through that
+is not plain, it raises. It takes bytearrays and memoryviews for bytes, though, so what may hold any is looked at. Classes travel by name and are only ever looked up among
 the modules that the receiver has already imported: decoding never imports what a peer names, and never runs a pickle.
 
 Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own.
@@ -15,12 +16,34 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from ormsgpack import (
+    OPT_PASSTHROUGH_DATACLASS,
+    OPT_PASSTHROUGH_DATETIME,
+    OPT_PASSTHROUGH_ENUM,
+    OPT_PASSTHROUGH_SUBCLASS,
+    OPT_PASSTHROUGH_TUPLE,
+    OPT_PASSTHROUGH_UUID,
+    packb,
+)
 
-from .envelope import MALFORMED
+from .envelope import MALFORMED, Answer
 from .errors import DecodeError, EncodeError
 from .extension import Extensions, OutOfBand
 
 OUT_OF_BAND_BYTES = 64 * 1024
+LONG = 32
+"""Lists longer than this (numbers, mostly) are looked at without a loop in Python first."""
+
+_ONLY_PLAIN = (
+    OPT_PASSTHROUGH_DATACLASS
+    | OPT_PASSTHROUGH_DATETIME
+    | OPT_PASSTHROUGH_ENUM
+    | OPT_PASSTHROUGH_SUBCLASS
+    | OPT_PASSTHROUGH_TUPLE
+    | OPT_PASSTHROUGH_UUID
+)
+_BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
+"""Each of them begins bytes. Where none occurs, there are none; else it may as well be a part of a number or a text."""
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _KEYS = _SCALARS | {bytes}
@@ -41,6 +64,8 @@ def is_plain(value: Any) -> bool:
                 return False
         return True
     if kind is list:
+        if len(value) > LONG and _SCALARS.issuperset(set(map(type, value))):
+            return True
         for inner in value:
             if type(inner) not in _SCALARS and not is_plain(inner):
                 return False
@@ -63,7 +88,7 @@ class Codec:
     ``ref_class`` and its two functions let references travel inside values; this module knows no actor.
     """
 
-    __slots__ = ("_decode", "_extensions", "pack")
+    __slots__ = ("_answers", "_decode", "_extensions", "decode_body", "pack")
 
     def __init__(
         self,
@@ -79,14 +104,29 @@ class Codec:
         """Encodes what is plain already: envelopes, whose bodies are `msgspec.Raw`, and control messages."""
         self._decode = msgspec.msgpack.Decoder(ext_hook=self._extensions.build).decode
         self._extensions.decode = self._decode
+        self._answers = msgspec.msgpack.Decoder(list[Answer], ext_hook=self._extensions.build).decode
+        self.decode_body: Callable[[Any], Any] = self._decode
+        """`decode` for a body without buffers, for the hot path: raises one of `MALFORMED` as well as `DecodeError`."""
 
     def encode(self, value: Any, what: str) -> tuple[bytes, list[Any] | None]:
         """Return a value as MessagePack, and the buffers that travel beside it, if any.
 
         ``what`` names the value in errors. Raises `EncodeError`.
         """
+        # A large first argument of bytes is not to be copied only to find out that it leaves the message.
+        if type(value) is not bytes and not (type(value) is list and value and type(value[0]) is bytes):
+            try:
+                body = packb(value, None, _ONLY_PLAIN)
+            except TypeError:
+                return self._encode(value, what)
+            if _BIN8 not in body and _BIN16 not in body and _BIN32 not in body:
+                return body, None
+        return self._encode(value, what)
+
+    def _encode(self, value: Any, what: str) -> tuple[bytes, list[Any] | None]:
+        """Encode what may be plain, or not."""
         try:
-            if type(value) is str or is_plain(value):
+            if is_plain(value):
                 return self.pack(value), None
         except (OverflowError, UnicodeEncodeError):  # only the walk finds the integer, or the text
             pass
@@ -110,16 +150,26 @@ class Codec:
 
     def decode(self, body: msgspec.Raw | bytes, buffers: Sequence[bytes | memoryview] = ()) -> Any:
         """Decode one body; ``buffers`` are the frames that came with it. Raises `DecodeError`."""
-        extensions = self._extensions
-        if buffers:
-            extensions.buffers = buffers
+        self._extensions.buffers = buffers
         try:
             return self._decode(body)
         except MALFORMED as error:
             raise DecodeError(f"malformed value: {error}") from None
         finally:
-            if buffers:
-                extensions.buffers = ()
+            self._extensions.buffers = ()
+
+    def answers(self, frames: Sequence[bytes | memoryview]) -> list[Answer]:
+        """Decode a message of the answering side, bodies and all; raises one of `MALFORMED`, or `DecodeError`.
+
+        Then some bodies may be good all the same: take them one by one.
+        """
+        if len(frames) == 1:
+            return self._answers(frames[0])
+        self._extensions.buffers = frames[1:]
+        try:
+            return self._answers(frames[0])
+        finally:
+            self._extensions.buffers = ()
 
 
 def decode_plain(body: msgspec.Raw | bytes) -> Any:

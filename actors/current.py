@@ -40,5 +40,4 @@ class DeliveryFacts:
 def delivery() -> DeliveryFacts | None:
     """Facts of the durable message that is being handled; None for any other message."""
     letter = CURRENT.get()
-    extra = None if letter is None else letter.extra
-    return extra if isinstance(extra, DeliveryFacts) else None
+    return None if letter is None else letter.delivery

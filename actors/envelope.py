@@ -6,7 +6,7 @@ raises where it was passed, its exact size is known, and building a frame is one
 
     [kind, id, body, target, method, budget_s, extra]
 
-Fields may be added at the end: a reader ignores what it does not know. Which fields a kind uses:
+Fields may be added at the end, or to ``extra``: a reader ignores what it does not know. Which fields a kind uses:
 
 =========  ====================================================  ===========================================
 kind       fields                                                body
@@ -16,7 +16,7 @@ TELL       target, method, extra                                 arguments
 OPEN       id, target, method, budget_s, extra                   arguments
 REPLY      id                                                    result
 ERROR      id                                                    map with the facts of an error
-ITEMS      id                                                    array of items
+ITEMS      id, target: the bytes of the items                    array of items
 END        id                                                    number of items
 MORE       id                                                    [items, bytes] of stream credit given back
 CREDIT     target                                                [messages, bytes] that may be sent again
@@ -41,7 +41,7 @@ NIL = msgspec.Raw(b"\xc0")
 
 
 class Envelope(msgspec.Struct, array_like=True, gc=False):
-    """One message as it arrives; the body stays encoded until a handler takes it."""
+    """Any message, its body still encoded. The hot paths have forms of their own: `Letter` and `Answer`."""
 
     kind: int
     id: int
@@ -50,6 +50,15 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
     method: str = ""
     budget_s: float = 0.0
     extra: dict[str, Any] | None = None
+
+
+class Answer(msgspec.Struct, array_like=True, gc=False):
+    """What comes back to the asking side, its body decoded in the same pass (see `Codec.answers`)."""
+
+    kind: int
+    id: int
+    body: Any = None
+    target: int = 0
 
 
 _decode = msgspec.msgpack.Decoder(list[Envelope]).decode
@@ -73,11 +82,6 @@ def array_header(length: int) -> bytes:
     if length < 65536:
         return _pack16(0xDC, length)
     return _pack32(0xDD, length)
-
-
-def record_bytes(record: msgspec.Raw, items: int) -> int:
-    """Return the bytes of a record's items: what their producer counted before it joined them."""
-    return len(record) - (1 if items < 16 else 3 if items < 65536 else 5)
 
 
 def join(parts: list[bytes]) -> bytes:

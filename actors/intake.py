@@ -22,7 +22,6 @@ from .current import DeliveryFacts
 from .envelope import ASK
 from .errors import ActorStopped, DecodeError, MailboxFull, UnknownMethod
 from .mailbox import Letter
-from .pending import INFINITE
 from .signature import unknown_method
 
 AHEAD_S = 0.02
@@ -131,22 +130,18 @@ class ActorIntake:
         letter = Letter(
             ASK,
             next(self._ids),
-            method,
-            self,
-            INFINITE,
             stored.body,
-            None,
-            None,
-            stored.buffers,
-            size,
-            None,
-            cell,
-        )
-        letter.extra = DeliveryFacts(
-            sequence=delivery.sequence,
-            count=delivery.count,
-            message_id=delivery.message_id,
-            stored_at_s=delivery.stored_at_s,
+            method=method,
+            origin=self,
+            buffers=stored.buffers,
+            size=size,
+            cell=cell,
+            delivery=DeliveryFacts(
+                sequence=delivery.sequence,
+                count=delivery.count,
+                message_id=delivery.message_id,
+                stored_at_s=delivery.stored_at_s,
+            ),
         )
         self._open[letter.id] = (delivery, monotonic())
         self._letters[delivery.sequence] = letter.id

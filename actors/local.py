@@ -240,12 +240,12 @@ class LocalRoute:
         letter = Letter(
             kind,
             call_id,
-            method,
-            self.origin,
-            deadline,
             None,
-            list(args),
-            dict(kwargs) or None,
+            method=method,
+            origin=self.origin,
+            deadline=deadline,
+            args=list(args),
+            kwargs=dict(kwargs) or None,
             cell=self.cell,
         )
         if extra is not None:

@@ -4,39 +4,73 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .envelope import NIL, split
+from .pending import INFINITE
 from .policy import MailboxPolicy, Overflow
-from .signature import Method
 
 
-class Letter(msgspec.Struct, eq=False):
-    """One message that waits or runs. Mutable: cancellation and the running task are noted in it."""
+if TYPE_CHECKING:
+    Body = Local = Any
+else:
+    Body = msgspec.Raw
+
+    class Local:
+        """What a peer cannot send: a value for such a field is nonsense to the decoder."""
+
+
+class Letter(msgspec.Struct, eq=False, array_like=True):
+    """One message that waits or runs. Mutable: cancellation and the running task are noted in it.
+
+    It is what the envelope of a request is decoded to (see `split_letters`), so that nothing is copied: the first fields are
+    those of the wire, the others are set here.
+    """
 
     kind: int
     id: int
-    method: Method
-    origin: Any
+    body: Body = NIL
+    """Encoded arguments; None if ``args`` are given (same process), or once they are decoded."""
+    target: int = 0
+    name: str = ""
+    budget_s: float = 0.0
+    extra: dict[str, Any] | None = None
+    method: Local = None
+    """The `Method` of that name."""
+    origin: Local = None
     """Where answers go: an `Origin` of a peer, or the node itself."""
-    deadline: float
+    deadline: Local = INFINITE
     """On the monotonic clock; infinite for none."""
-    body: Any = None
-    """Encoded arguments, or None if ``args`` are given (same process)."""
-    args: Any = None
-    kwargs: Any = None
-    buffers: Any = ()
-    size: int = 0
-    inlet: Any = None
+    args: Local = None
+    kwargs: Local = None
+    buffers: Local = ()
+    size: Local = 0
+    inlet: Local = None
     """Counts what one peer may send to one actor; None for messages of the same process."""
-    cell: Any = None
-    chain: Any = ()
+    cell: Local = None
+    chain: Local = ()
     """Names of the actors that wait for this message, outermost first."""
-    task: Any = None
-    cancelled: bool = False
-    extra: Any = None
-    producer: Any = None
+    task: Local = None
+    cancelled: Local = False
+    producer: Local = None
+    delivery: Local = None
+    """What is known of a durable message."""
+
+
+_decode = msgspec.msgpack.Decoder(list[Letter]).decode
+
+
+def split_letters(frame: bytes | memoryview) -> list[Letter]:
+    """Decode a frame of the asking side, bodies not; raises one of `MALFORMED`."""
+    try:
+        return _decode(frame)
+    except msgspec.ValidationError:  # a newer peer, perhaps, which sends more fields than are known here
+        return [
+            Letter(one.kind, one.id, one.body, one.target, one.method, one.budget_s, one.extra)
+            for one in split(frame)
+        ]
 
 
 class Admit(Enum):
@@ -50,11 +84,11 @@ class Admit(Enum):
 class Mailbox:
     """A deque with bounds. Cancelled letters stay as husks until they are reached, but no longer count."""
 
-    __slots__ = ("_limit", "_limit_bytes", "bytes", "husks", "overflows", "policy", "queue")
+    __slots__ = ("bytes", "husks", "limit", "limit_bytes", "overflows", "policy", "queue")
 
     def __init__(self, policy: MailboxPolicy) -> None:
         self.policy = policy
-        self._limit, self._limit_bytes = policy.messages, policy.bytes
+        self.limit, self.limit_bytes = policy.messages, policy.bytes
         self.queue: deque[Letter] = deque()
         self.bytes = 0
         self.husks = 0
@@ -70,16 +104,16 @@ class Mailbox:
     @property
     def full(self) -> bool:
         """True if one more message would overflow."""
-        return len(self.queue) - self.husks >= self._limit or self.bytes >= self._limit_bytes
+        return len(self.queue) - self.husks >= self.limit or self.bytes >= self.limit_bytes
 
     def has_room(self, reserved: int) -> bool:
         """True if one more message fits beside those that ``reserved`` places are kept for."""
-        return len(self.queue) - self.husks + reserved < self._limit and self.bytes < self._limit_bytes
+        return len(self.queue) - self.husks + reserved < self.limit and self.bytes < self.limit_bytes
 
     def accept(self, letter: Letter) -> bool:
         """Put a letter in if the mailbox is not full; the last one may go beyond the byte bound, as with credit."""
         queue = self.queue
-        if len(queue) - self.husks < self._limit and self.bytes < self._limit_bytes:
+        if len(queue) - self.husks < self.limit and self.bytes < self.limit_bytes:
             queue.append(letter)
             self.bytes += letter.size
             return True

@@ -19,12 +19,11 @@ from callboard.transports.errors import TransportError
 
 from .cell import Cell
 from .codec import Codec, decode_plain
-from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL, Envelope, split
+from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL
 from .errors import ActorStopped, CodecError, EncodeError, UnknownMethod
 from .failure import shortened, to_facts
-from .mailbox import Letter
+from .mailbox import Letter, split_letters
 from .outbox import Outbox, total_bytes
-from .pending import INFINITE
 from .producer import RemoteProducer
 from .signature import unknown_method
 
@@ -42,11 +41,12 @@ class Host(Protocol):
 class Inlet:
     """One peer's way into one mailbox: counts what was taken, to give credit back."""
 
-    __slots__ = ("bytes", "cell", "count", "half", "half_bytes", "origin", "withheld")
+    __slots__ = ("bytes", "cell", "count", "half", "half_bytes", "methods", "origin", "withheld")
 
     def __init__(self, origin: Origin, cell: Cell) -> None:
         self.origin = origin
         self.cell = cell
+        self.methods = cell.methods
         self.count = self.bytes = 0
         self.half = max(1, cell.location.window // 2)
         self.half_bytes = cell.location.window_bytes // 2
@@ -57,11 +57,15 @@ class Inlet:
         self.count += 1
         self.bytes += size
         if self.count >= self.half or self.bytes >= self.half_bytes:
-            if not self.cell.mailbox.full:
-                self.give()
-            elif not self.withheld:
-                self.withheld = True
-                self.cell.rooms.append(self)
+            self.settle()
+
+    def settle(self) -> None:
+        """Half a window was taken: return it, or as soon as the mailbox has room again."""
+        if not self.cell.mailbox.full:
+            self.give()
+        elif not self.withheld:
+            self.withheld = True
+            self.cell.rooms.append(self)
 
     def admit(self, *, open_: bool) -> bool:
         """See `Waiter`: the mailbox has room again, so return what was withheld."""
@@ -102,74 +106,70 @@ class Origin:
     def received(self, frames: Sequence[bytes | memoryview]) -> None:
         """Take one message of the plane; a malformed one ends the link."""
         try:
-            envelopes = split(frames[0])
+            letters = split_letters(frames[0])
         except MALFORMED as error:
             log.warning("closing the link from %s: it sent a malformed batch: %s", self.link.peer.name, error)
             self.link.close()
             return
         buffers = frames[1:] if len(frames) > 1 else ()
         now = monotonic()
-        inlets = self.inlets
-        for envelope in envelopes:
-            kind = envelope.kind
-            if kind <= OPEN:
-                inlet = inlets.get(envelope.target) or self._inlet(envelope, buffers)
-                if inlet is not None:
-                    self._take(envelope, inlet, now, buffers)
-            elif kind == MORE:
-                letter = self.calls.get(envelope.id)
-                if letter is not None and letter.producer is not None:
-                    self._more(letter, envelope.body)
-            elif kind == CANCEL:
-                letter = self.calls.pop(envelope.id, None)
-                if letter is not None:
-                    letter.cell.cancel(letter)
+        inlets, calls = self.inlets, self.calls
+        for letter in letters:
+            kind = letter.kind
+            if kind > OPEN:
+                self._control(letter)
+                continue
+            size = len(letter.body) if not buffers else len(letter.body) + total_bytes(buffers)
+            inlet = inlets.get(letter.target) or self._inlet(letter, size)
+            if inlet is None:
+                continue
+            method = inlet.methods.get(letter.name)
+            if method is None or method.streams is not (kind == OPEN):
+                self._refuse_method(letter, inlet, size)
+                continue
+            letter.method = method
+            letter.origin = self
+            letter.inlet = inlet
+            cell = letter.cell = inlet.cell
+            letter.size = size
+            if letter.budget_s:
+                letter.deadline = now + letter.budget_s
+            if letter.extra is not None:
+                chain = letter.extra.get("c")
+                letter.chain = tuple(chain) if type(chain) is list else ()
+            if buffers:
+                letter.buffers = buffers
+            if kind != TELL:
+                calls[letter.id] = letter
+            cell.deliver(letter)
 
-    def _inlet(self, envelope: Envelope, buffers: Any) -> Inlet | None:
-        cell = self.host.cells.get(envelope.target)
+    def _control(self, letter: Letter) -> None:
+        kind = letter.kind
+        if kind == MORE:
+            stream = self.calls.get(letter.id)
+            if stream is not None and stream.producer is not None:
+                self._more(stream, letter.body)
+        elif kind == CANCEL:
+            call = self.calls.pop(letter.id, None)
+            if call is not None:
+                call.cell.cancel(call)
+
+    def _inlet(self, letter: Letter, size: int) -> Inlet | None:
+        cell = self.host.cells.get(letter.target)
         if cell is None:
             error = ActorStopped("it has been stopped")
-            self._refuse(envelope, error, "an actor that has been stopped", 0)
+            self._refuse(letter, error, "an actor that has been stopped", 0)
             # What waits at the sender has to come out, too, to be refused.
-            self.post_plain((CREDIT, 0, [1, len(envelope.body) + total_bytes(buffers)], envelope.target))
+            self.post_plain((CREDIT, 0, [1, size], letter.target))
             return None
-        inlet = self.inlets[envelope.target] = Inlet(self, cell)
+        inlet = self.inlets[letter.target] = Inlet(self, cell)
         return inlet
 
-    def _take(self, envelope: Envelope, inlet: Inlet, now: float, buffers: Any) -> None:
+    def _refuse_method(self, letter: Letter, inlet: Inlet, size: int) -> None:
+        inlet.taken(size)
         cell = inlet.cell
-        method = cell.methods.get(envelope.method)
-        kind = envelope.kind
-        body = envelope.body
-        size = len(body)
-        for buffer in buffers:
-            size += memoryview(buffer).nbytes
-        if method is None or method.streams is not (kind == OPEN):
-            inlet.taken(size)
-            why = unknown_method(cell.cls, envelope.method, streams=kind == OPEN)
-            self._refuse(envelope, UnknownMethod(why), cell.location.name, cell.location.incarnation)
-            return
-        letter = Letter(
-            kind,
-            envelope.id,
-            method,
-            self,
-            now + envelope.budget_s if envelope.budget_s else INFINITE,
-            body,
-            None,
-            None,
-            buffers,
-            size,
-            inlet,
-            cell,
-        )
-        if envelope.extra is not None:
-            chain = envelope.extra.get("c")
-            letter.chain = tuple(chain) if type(chain) is list else ()
-            letter.extra = envelope.extra
-        if kind != TELL:
-            self.calls[envelope.id] = letter
-        cell.deliver(letter)
+        why = unknown_method(cell.cls, letter.name, streams=letter.kind == OPEN)
+        self._refuse(letter, UnknownMethod(why), cell.location.name, cell.location.incarnation)
 
     def _more(self, letter: Letter, body: Raw) -> None:
         try:
@@ -178,12 +178,12 @@ class Origin:
         except (CodecError, TypeError, ValueError, OverflowError):
             log.warning("%s sent a credit that cannot be read", self.link.peer.name)
 
-    def _refuse(self, envelope: Envelope, error: Exception, actor: str, incarnation: int) -> None:
-        if envelope.kind == TELL:
+    def _refuse(self, letter: Letter, error: Exception, actor: str, incarnation: int) -> None:
+        if letter.kind == TELL:
             self.host.dropped_tells += 1
-            log.warning("dropped a tell of %s to %s: %s", envelope.method, actor, error)
+            log.warning("dropped a tell of %s to %s: %s", letter.name, actor, error)
         else:
-            self.post_plain((ERROR, envelope.id, to_facts(error, actor, incarnation, ran=False)))
+            self.post_plain((ERROR, letter.id, to_facts(error, actor, incarnation, ran=False)))
 
     # -- to the peer
 

@@ -53,14 +53,16 @@ class Outlet:
     """The way to one actor incarnation in another process."""
 
     __slots__ = (
-        "_backlog", "_bytes", "_credit", "_gone", "_reserved", "_rooms", "_waiting_bytes",
-        "crowded", "location", "outbox", "peer",
+        "_backlog", "_bytes", "_credit", "_encode", "_gone", "_number", "_pack", "_reserved", "_rooms",
+        "_waiting_bytes", "crowded", "location", "outbox", "peer",
     )  # fmt: skip
 
     def __init__(self, peer: Way, location: Location, outbox: Outbox) -> None:
         self.peer = peer
         self.outbox = outbox
         self.location = location
+        self._number = location.number
+        self._encode, self._pack = peer.host.codec.encode, peer.host.codec.pack
         self._credit = location.window
         self._bytes = location.window_bytes
         self._backlog: deque[tuple[int, bytes, Sequence[Any], int]] = deque()
@@ -93,11 +95,30 @@ class Outlet:
         host = self.peer.host
         call_id = host.next_id()
         future: asyncio.Future[Any] = self.peer.loop.create_future()
-        host.pending.add(call_id, Call(future, self, deadline, method))  # the link may break of it
+        pending = host.pending
+        pending.calls[call_id] = Call(
+            future, self, deadline, method
+        )  # before it is sent: the link may break of it
+        if deadline < pending.nearest:
+            pending.nearest = deadline
+            pending.arm(deadline)
         try:
-            self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
+            if kwargs or extra is not None:
+                self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
+                return call_id, future
+            try:
+                body, buffers = self._encode(list(args), "arguments")
+            except EncodeError as error:
+                raise self._of_argument(error, method) from None
+            part = self._pack((ASK, call_id, Raw(body), self._number, method, budget_s, None))
+            if buffers is None and self._credit > 0 and self._bytes > 0 and not self._backlog:
+                self.outbox.post(part)
+                self._bytes -= len(body)
+                self._credit -= 1
+            else:
+                self._send(call_id, part, len(body), buffers)
         except BaseException:
-            host.pending.calls.pop(call_id, None)
+            pending.calls.pop(call_id, None)
             raise
         return call_id, future
 
@@ -147,7 +168,7 @@ class Outlet:
 
     def _post_plain(self, envelope: tuple[Any, ...]) -> None:
         """Post what needs no credit, behind the call that it is about."""
-        self.outbox.post(self.peer.host.codec.pack(envelope))
+        self.outbox.post(self._pack(envelope))
 
     def forget_waiting(self, call_id: int) -> bool:
         """Take a call out of the backlog; False if it is not there: it has been sent."""
@@ -184,17 +205,19 @@ class Outlet:
         budget_s: float,
         extra: Any,
     ) -> None:
-        codec = self.peer.host.codec
         try:
-            body, buffers = codec.encode(
+            body, buffers = self._encode(
                 list(args) if not kwargs else {"a": list(args), "k": kwargs}, "arguments"
             )
         except EncodeError as error:
-            raise EncodeError(
-                f"{self.location.name}.{method}: {argument_path(error.path)}", error.why
-            ) from None
-        part = codec.pack((kind, call_id, Raw(body), self.location.number, method, budget_s, extra))
-        size = len(body) if buffers is None else len(body) + total_bytes(buffers)
+            raise self._of_argument(error, method) from None
+        part = self._pack((kind, call_id, Raw(body), self._number, method, budget_s, extra))
+        self._send(call_id, part, len(body), buffers)
+
+    def _send(self, call_id: int, part: bytes, size: int, buffers: Sequence[Any] | None) -> None:
+        """Post an envelope with a body of ``size`` bytes, or keep it until there is credit."""
+        if buffers is not None:
+            size += total_bytes(buffers)
         if self._credit > 0 and self._bytes > 0 and not self._backlog:
             if buffers is None:
                 self.outbox.post(part)
@@ -203,10 +226,13 @@ class Outlet:
             self._bytes -= size
             self._credit -= 1
         else:
-            self.outbox.check(len(part) + size - len(body))
+            self.outbox.check(len(part) + (0 if buffers is None else total_bytes(buffers)))
             self._backlog.append((call_id, part, buffers or (), size))
             self._waiting_bytes += size
             self.crowded = self.crowded or not self._has_room()
+
+    def _of_argument(self, error: EncodeError, method: str) -> EncodeError:
+        return EncodeError(f"{self.location.name}.{method}: {argument_path(error.path)}", error.why)
 
     def more(self, messages: int, size: int) -> None:
         """The actor gave credit back."""

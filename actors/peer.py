@@ -14,7 +14,6 @@ from typing import Any, cast
 from callboard.transports.base import LaneLink, Link
 from callboard.transports.errors import TransportError
 
-from .codec import decode_plain
 from .directory import Location, split_name
 from .envelope import (
     CREDIT,
@@ -25,8 +24,7 @@ from .envelope import (
     OPEN,
     REPLY,
     TELL,
-    Envelope,
-    record_bytes,
+    Answer,
     split,
 )
 from .errors import ActorUnavailable, CodecError, DecodeError
@@ -124,6 +122,27 @@ class Peer:
 
     def received(self, frames: Sequence[bytes | memoryview]) -> None:
         """Take one message of the plane; a malformed one ends the link."""
+        pending = self.host.pending
+        calls = pending.calls
+        try:
+            answers = self.host.codec.answers(frames)
+        except (*MALFORMED, DecodeError):
+            self._received_singly(frames)
+            return
+        for answer in answers:
+            if answer.kind == REPLY:
+                call = calls.pop(answer.id, None)
+                if call is None:
+                    pending.late += 1
+                    continue
+                future = call.future
+                if not future.done():
+                    future.set_result(answer.body)
+            else:
+                self._other(answer, frames)
+
+    def _received_singly(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Of a batch that cannot be decoded as a whole: the answers that can, and errors for the others."""
         try:
             envelopes = split(frames[0])
         except MALFORMED as error:
@@ -131,54 +150,52 @@ class Peer:
             if self.link is not None:
                 self.link.close()
             return
-        buffers = frames[1:] if len(frames) > 1 else ()
-        host = self.host
-        calls, decode = host.pending.calls, host.codec.decode
         for envelope in envelopes:
-            if envelope.kind == REPLY:
-                call = calls.pop(envelope.id, None)
-                if call is None:
-                    host.pending.late += 1
-                    continue
-                future = call.future
-                if future.done():
-                    continue
-                try:
-                    future.set_result(decode(envelope.body, buffers))
-                except DecodeError as error:
-                    future.set_exception(error)
-            else:
-                self._other(envelope, buffers)
+            answer = Answer(envelope.kind, envelope.id, None, envelope.target)
+            try:
+                answer.body = self.host.codec.decode(envelope.body, frames[1:])
+            except DecodeError as error:
+                self._unreadable(answer, error)
+                continue
+            if answer.kind != REPLY:
+                self._other(answer, frames)
+            elif (call := self.host.pending.calls.pop(answer.id, None)) is None:
+                self.host.pending.late += 1
+            elif not call.future.done():
+                call.future.set_result(answer.body)
 
-    def _other(self, envelope: Envelope, buffers: Any) -> None:
-        kind, host = envelope.kind, self.host
+    def _other(self, answer: Answer, frames: Sequence[Any]) -> None:
+        kind, host, body = answer.kind, self.host, answer.body
         try:
             if kind == ITEMS:
-                reader = host.readers.get(envelope.id)
+                reader = host.readers.get(answer.id)
                 if reader is not None:
-                    items = host.codec.decode(envelope.body, buffers)
-                    if type(items) is not list:
+                    if type(body) is not list:
                         raise DecodeError("a record that is no list")
-                    reader.feed(items, record_bytes(envelope.body, len(items)) + total_bytes(buffers))
+                    reader.feed(body, answer.target + (total_bytes(frames[1:]) if len(frames) > 1 else 0))
             elif kind == END:
-                reader = host.readers.pop(envelope.id, None)
+                reader = host.readers.pop(answer.id, None)
                 if reader is not None:
                     reader.finish(None)
             elif kind == ERROR:
-                self._failed(envelope.id, from_facts(host.codec.decode(envelope.body)))
+                self._failed(answer.id, from_facts(body))
             elif kind == CREDIT:
-                messages, size = decode_plain(envelope.body)
-                outlet = self.outlets.get(envelope.target)
+                messages, size = body
+                outlet = self.outlets.get(answer.target)
                 if outlet is not None:
                     outlet.more(int(messages), int(size))
         except (CodecError, TypeError, ValueError, OverflowError) as error:
-            log.warning("%s sent an answer that cannot be read: %s", self.node, error)
-            reader = host.readers.get(envelope.id) if kind == ITEMS else None
+            self._unreadable(answer, error)
+
+    def _unreadable(self, answer: Answer, error: Exception) -> None:
+        log.warning("%s sent an answer that cannot be read: %s", self.node, error)
+        if answer.kind == ITEMS:
+            reader = self.host.readers.get(answer.id)
             if reader is not None:
-                reader.route.cancel(envelope.id)
+                reader.route.cancel(answer.id)
                 reader.finish(error)
-            elif kind == ERROR:
-                self._failed(envelope.id, error)
+        elif answer.kind == ERROR or answer.kind == REPLY:
+            self._failed(answer.id, error)
 
     def _failed(self, call_id: int, error: Exception) -> None:
         call = self.host.pending.calls.pop(call_id, None)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 INFINITE = float("inf")
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, eq=False):
     """One open ask."""
 
     future: asyncio.Future[Any]
@@ -26,14 +28,14 @@ class Call(NamedTuple):
 class PendingTable:
     """Ids to open asks. ``calls`` is read directly on the hot path."""
 
-    __slots__ = ("_arm", "calls", "late", "nearest")
+    __slots__ = ("arm", "calls", "late", "nearest")
 
     def __init__(self, arm: Callable[[float], None]) -> None:
         self.calls: dict[int, Call] = {}
         self.nearest = INFINITE
         self.late = 0
         """Answers that came after their caller had left; counted, never logged."""
-        self._arm = arm
+        self.arm = arm
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -46,7 +48,7 @@ class PendingTable:
         self.calls[call_id] = call
         if call.deadline < self.nearest:
             self.nearest = call.deadline
-            self._arm(call.deadline)
+            self.arm(call.deadline)
 
     def expired(self, now: float) -> list[tuple[int, Call]]:
         """Take out every ask whose deadline has passed, and arm the timer for the next."""
@@ -55,7 +57,7 @@ class PendingTable:
             del self.calls[call_id]
         self.nearest = min((call.deadline for call in self.calls.values()), default=INFINITE)
         if self.nearest != INFINITE:
-            self._arm(max(self.nearest, now + 0.002))
+            self.arm(max(self.nearest, now + 0.002))
         return over
 
     def take_all(self) -> list[Call]:

@@ -156,18 +156,18 @@ class RemoteProducer:
             if self._size > RECORD_BYTES and len(parts) > 1:
                 # A large item goes alone: it may just fit by itself.
                 last = parts.pop()
-                self._post(parts)
-                parts = [last]
-            self._size = 0
-            self._post(parts)
+                self._post(parts, self._size - len(last))
+                parts, self._size = [last], len(last)
+            size, self._size = self._size, 0
+            self._post(parts, size)
 
-    def _post(self, parts: list[bytes]) -> None:
-        self._outbox.post(self._codec.pack((ITEMS, self._id, Raw(join(parts)))))
+    def _post(self, parts: list[bytes], size: int) -> None:
+        self._outbox.post(self._codec.pack((ITEMS, self._id, Raw(join(parts)), size)))
 
     def _send_alone(self, part: bytes, buffers: list[Any]) -> None:
         self._emit()
         record = Raw(array_header(1) + part)
-        envelope = self._codec.pack((ITEMS, self._id, record))
+        envelope = self._codec.pack((ITEMS, self._id, record, len(part)))
         self._outbox.post_with(envelope, buffers)
         self.sent += 1
         self._credit.items -= 1

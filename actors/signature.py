@@ -50,6 +50,8 @@ class Method:
     annotations: tuple[Any, ...] = ()
     accepts: tuple[frozenset[type] | None, ...] = ()
     """Exact types that need no further look, per positional parameter; None: anything goes."""
+    only: frozenset[type] = frozenset()
+    """If it can be called with one argument, the exact types of it that need no further look."""
     required: int = 0
     special: bool = False
     """Not simply called or awaited: it streams, or it blocks."""
@@ -283,6 +285,8 @@ def _read(name: str, function: Callable[..., Any]) -> Method:
     except Exception:  # an annotation that cannot be resolved here: the method is called unchecked
         hints = {}
     positional = [p for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    accepts = tuple(_accepted(hints.get(p.name, Any)) for p in positional)
+    required = sum(p.default is p.empty for p in positional)
     plain = all(p.kind is p.POSITIONAL_OR_KEYWORD or p.kind is p.POSITIONAL_ONLY for p in own)
     run = _run_of(function)
     return Method(
@@ -296,8 +300,9 @@ def _read(name: str, function: Callable[..., Any]) -> Method:
         signature=signature,
         parameters=tuple(p.name for p in own),
         annotations=tuple(hints.get(p.name, Any) for p in own),
-        accepts=tuple(_accepted(hints.get(p.name, Any)) for p in positional),
-        required=sum(p.default is p.empty for p in positional),
+        accepts=accepts,
+        only=(accepts[0] or frozenset()) if plain and accepts and required <= 1 else frozenset(),
+        required=required,
         plain_call=plain,
         special=run in (Run.STREAM, Run.PLAIN_STREAM) or getattr(function, "__callboard_blocking__", False),
         waits=run is Run.COROUTINE,

@@ -64,11 +64,13 @@ class Origin:
 class Inlet:
     """What counts credit."""
 
+    half = half_bytes = 1000
+
     def __init__(self):
-        self.messages = self.bytes = 0
+        self.count = self.bytes = 0
 
     def taken(self, size):
-        self.messages += 1
+        self.count += 1
         self.bytes += size
 
 
@@ -106,7 +108,15 @@ class Bench:
         self.number += 1
         found, arguments = self.cell.methods[method], None if body else list(args)
         letter = Letter(
-            kind, self.number, found, self.origin, deadline, body, arguments, cell=self.cell, **more
+            kind,
+            self.number,
+            body,
+            method=found,
+            origin=self.origin,
+            deadline=deadline,
+            args=arguments,
+            cell=self.cell,
+            **more,
         )
         self.cell.deliver(letter)
         return letter
@@ -215,7 +225,7 @@ async def test_every_letter_gives_back_its_credit_once_whatever_becomes_of_it():
     await asyncio.sleep(0)
     gate.set()
     await bench.idle()
-    assert (bench.inlet.messages, bench.inlet.bytes) == (10, 100)
+    assert (bench.inlet.count, bench.inlet.bytes) == (10, 100)
     assert bench.origin.answers[refused.id] == (MailboxFull, False)
     assert bench.origin.answers[late.id] == (DeadlineExceeded, False)
     assert bench.origin.answers[beside.id] is None

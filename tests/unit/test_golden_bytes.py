@@ -160,15 +160,15 @@ async def test_several_messages_in_one_frame():
 async def test_a_stream_its_items_and_its_end():
     async with answering() as (peer, _):
         peer.say("91 97 03 08 9103 01 a5636f756e74 cb4024000000000000 81a17792 40 ce00010000")
-        await peer.hears("92 93 06 08 93000102 93 07 08 03")
+        await peer.hears("92 94 06 08 93000102 03 93 07 08 03")
 
 
 async def test_credit_of_a_stream_that_the_reader_gives_back():
     async with answering() as (peer, _):
         peer.say("91 97 03 08 9103 01 a5636f756e74 cb4024000000000000 81a17792 01 ce00010000")
-        await peer.hears("91 93 06 08 9100")
+        await peer.hears("91 94 06 08 9100 01")
         peer.say("91 93 08 08 92 05 cd0258")
-        await peer.hears("92 93 06 08 920102 93 07 08 03")
+        await peer.hears("92 94 06 08 920102 02 93 07 08 03")
 
 
 async def test_an_error_of_a_handler():
@@ -227,7 +227,7 @@ async def test_a_stream_is_opened_and_its_items_and_end_are_read():
         stream = ref.stream(Greeter.count, 3)
         first = asyncio.create_task(anext(stream))
         await peer.hears("91 97 03 01 9103 05 a5636f756e74 BUDGET 81a17792cd1000ce00800000")
-        peer.say("92 93 06 01 93000102 93 07 01 03")
+        peer.say("92 94 06 01 93000102 03 93 07 01 03")
         assert [await first] + [item async for item in stream] == [0, 1, 2]
 
 

@@ -11,7 +11,7 @@ from callboard.transports.errors import ConfigError
 
 
 def letter(size=0, number=0):
-    return Letter(1, number, None, None, 0.0, body=b"body", size=size)
+    return Letter(1, number, b"body", size=size)
 
 
 def mailbox(**policy):
