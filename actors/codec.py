@@ -1,11 +1,13 @@
 """Values to bytes and back, so that what arrives equals what was sent.
 
 MessagePack alone would turn a tuple into a list, a dataclass into a dict, an enum into its value, without a
-word. So only plain data (`is_plain`) is encoded as it is, anything else is rewritten with MessagePack extension types
-that `Codec.decode` turns back, and what has no such form is an `EncodeError` that names its path. Looking at every
-value in Python costs more than encoding it. ormsgpack looks while it encodes: told to pass everything through that
-is not plain, it raises. It takes bytearrays and memoryviews for bytes, though, so what may hold any is looked at. Classes travel by name and are only ever looked up among
-the modules that the receiver has already imported: decoding never imports what a peer names, and never runs a pickle.
+word. So only plain data (`is_plain`) is encoded as it is; anything else is rewritten with MessagePack extension types
+that `Codec.decode` turns back, and what has no such form is an `EncodeError` that names its path. To look at every
+value in Python costs more than to encode it. ormsgpack looks while it encodes: it raises for whatever is not plain, but
+takes a bytearray or memoryview for bytes, so what may hold bytes is looked at all the same.
+
+Classes travel by name and are only ever looked up among the modules that the receiver has already imported: decoding
+never imports what a peer names, and never runs a pickle.
 
 Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own.
 """

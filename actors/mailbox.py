@@ -12,7 +12,6 @@ from .envelope import NIL, split
 from .pending import INFINITE
 from .policy import MailboxPolicy, Overflow
 
-
 if TYPE_CHECKING:
     Body = Local = Any
 else:
@@ -25,8 +24,8 @@ else:
 class Letter(msgspec.Struct, eq=False, array_like=True):
     """One message that waits or runs. Mutable: cancellation and the running task are noted in it.
 
-    It is what the envelope of a request is decoded to (see `split_letters`), so that nothing is copied: the first fields are
-    those of the wire, the others are set here.
+    The envelope of a request is decoded into it (`split_letters`), so that nothing is copied: the first fields are those of the
+    wire, the others are set here.
     """
 
     kind: int

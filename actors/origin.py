@@ -19,13 +19,15 @@ from callboard.transports.errors import TransportError
 
 from .cell import Cell
 from .codec import Codec, decode_plain
-from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL
+from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL, array_header
 from .errors import ActorStopped, CodecError, EncodeError, UnknownMethod
 from .failure import shortened, to_facts
 from .mailbox import Letter, split_letters
 from .outbox import Outbox, total_bytes
 from .producer import RemoteProducer
 from .signature import unknown_method
+
+REPLY_HEAD = array_header(3) + bytes((REPLY,))
 
 log = logging.getLogger("callboard.actors")
 
@@ -113,24 +115,27 @@ class Origin:
             return
         buffers = frames[1:] if len(frames) > 1 else ()
         now = monotonic()
-        inlets, calls = self.inlets, self.calls
+        inlet, target, calls = None, -1, self.calls
         for letter in letters:
             kind = letter.kind
             if kind > OPEN:
                 self._control(letter)
                 continue
             size = len(letter.body) if not buffers else len(letter.body) + total_bytes(buffers)
-            inlet = inlets.get(letter.target) or self._inlet(letter, size)
-            if inlet is None:
-                continue
-            method = inlet.methods.get(letter.name)
+            if inlet is None or letter.target != target:
+                target = letter.target
+                inlet = self.inlets.get(target) or self._inlet(letter, size)
+                if inlet is None:
+                    continue
+                methods, cell = inlet.methods, inlet.cell
+            method = methods.get(letter.name)
             if method is None or method.streams is not (kind == OPEN):
                 self._refuse_method(letter, inlet, size)
                 continue
             letter.method = method
             letter.origin = self
             letter.inlet = inlet
-            cell = letter.cell = inlet.cell
+            letter.cell = cell
             letter.size = size
             if letter.budget_s:
                 letter.deadline = now + letter.budget_s
@@ -194,7 +199,7 @@ class Origin:
         codec = self.host.codec
         try:
             body, buffers = codec.encode(value, "the result")
-            part = codec.pack((REPLY, letter.id, Raw(body)))
+            part = REPLY_HEAD + codec.pack(letter.id) + body
             if buffers is None:
                 self.outbox.post(part)
             else:

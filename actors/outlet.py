@@ -18,12 +18,17 @@ from callboard.transports.errors import TooLarge, TransportError
 
 from .codec import Codec
 from .directory import Location
-from .envelope import ASK, CANCEL, MORE, OPEN, TELL
+from .envelope import ASK, CANCEL, MORE, OPEN, TELL, array_header
 from .errors import EncodeError, MailboxFull
 from .outbox import Outbox, total_bytes
 from .pending import Call, PendingTable
 from .producer import WINDOW_BYTES, WINDOW_ITEMS
 from .stream import Reader
+
+
+TELL_HEAD = array_header(7) + bytes((TELL, 0))
+"""What comes before the body of every tell. Between such bytes, a body is not encoded once more."""
+MOST_TAILS = 64
 
 
 class Host(Protocol):
@@ -54,7 +59,7 @@ class Outlet:
 
     __slots__ = (
         "_backlog", "_bytes", "_credit", "_encode", "_gone", "_number", "_pack", "_reserved", "_rooms",
-        "_waiting_bytes", "crowded", "location", "outbox", "peer",
+        "_tails", "_waiting_bytes", "crowded", "location", "outbox", "peer",
     )  # fmt: skip
 
     def __init__(self, peer: Way, location: Location, outbox: Outbox) -> None:
@@ -62,6 +67,7 @@ class Outlet:
         self.outbox = outbox
         self.location = location
         self._number = location.number
+        self._tails: dict[str, bytes] = {}
         self._encode, self._pack = peer.host.codec.encode, peer.host.codec.pack
         self._credit = location.window
         self._bytes = location.window_bytes
@@ -130,7 +136,28 @@ class Outlet:
                 actor=self.location.name,
                 incarnation=self.location.incarnation,
             )
-        self._encode_and_send(TELL, 0, method, args, kwargs, 0, extra)
+        if kwargs or extra is not None:
+            self._encode_and_send(TELL, 0, method, args, kwargs, 0, extra)
+            return
+        try:
+            body, buffers = self._encode(list(args), "arguments")
+        except EncodeError as error:
+            raise self._of_argument(error, method) from None
+        tail = self._tails.get(method) or self._tail(method)
+        part = TELL_HEAD + body + tail
+        if buffers is None and self._credit > 0 and self._bytes > 0 and not self._backlog:
+            self.outbox.post(part)
+            self._bytes -= len(body)
+            self._credit -= 1
+        else:
+            self._send(0, part, len(body), buffers)
+
+    def _tail(self, method: str) -> bytes:
+        """What follows the body in every plain tell of ``method``."""
+        tail = self._pack((self._number, method, 0, None))[1:]
+        if len(self._tails) < MOST_TAILS:
+            self._tails[method] = tail
+        return tail
 
     def put(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Send a tell for which there is a place: see `room`."""

@@ -194,7 +194,7 @@ class Peer:
             if reader is not None:
                 reader.route.cancel(answer.id)
                 reader.finish(error)
-        elif answer.kind == ERROR or answer.kind == REPLY:
+        elif answer.kind in (ERROR, REPLY):
             self._failed(answer.id, error)
 
     def _failed(self, call_id: int, error: Exception) -> None:

@@ -1,8 +1,9 @@
 """The sending side of a stream: items of a tick leave as one record, within the credit of the reader.
 
 Hot path. Each item is encoded when it is yielded, so that the generator may change it afterwards. A record
-leaves at the end of the tick, at `RECORD_ITEMS` items or at `RECORD_BYTES`. A producer whose credit is used up waits;
-one that never waits lets the loop run after every `TURN_ITEMS` items.
+leaves at the end of the tick, at the end of a turn or at `RECORD_BYTES`. A producer whose credit is used up waits;
+one that never waits lets the loop run after its turn. The first turn is short and each next one twice as long, up to
+`TURN_ITEMS`: so the first items of a stream do not wait for hundreds of others', and processes in a row work at the same time.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from .codec import Codec
 from .envelope import END, ITEMS, array_header, join
 from .outbox import Outbox, total_bytes
 
-RECORD_ITEMS = 256
 RECORD_BYTES = 48 * 1024
 """Below the smallest limit of a message, so that a record of several items always fits."""
 TURN_ITEMS = 256
+FIRST_TURN_ITEMS = 4
 
 WINDOW_ITEMS = 4096
 WINDOW_BYTES = 8 * 1024 * 1024
@@ -102,7 +103,7 @@ class RemoteProducer:
         """Send every item of ``source``, then the end. Raises what ``source`` raises, and `EncodeError`."""
         credit = self._credit
         encode = self._codec.encode
-        turn = 0
+        turn, limit = 0, FIRST_TURN_ITEMS
         async for item in source:
             part, buffers = encode(item, "an item")
             if buffers is not None:
@@ -119,8 +120,8 @@ class RemoteProducer:
                 self._dirty = True
                 self._outbox.dirty(self)
             turn += 1
-            if turn >= TURN_ITEMS or self._size >= RECORD_BYTES or credit.items <= 0 or credit.bytes <= 0:
-                turn = 0
+            if turn >= limit or self._size >= RECORD_BYTES or credit.items <= 0 or credit.bytes <= 0:
+                turn, limit = 0, min(2 * limit, TURN_ITEMS)
                 self._emit()
                 await self._pause()
         self._emit()
