@@ -73,6 +73,7 @@ class Node:
         self.directory = Directory()
         self.directory.on_change(self._ways_changed)
         self.epoch = 0
+        self.ask_deadline_s = self.settings.request_timeout_s
         self.codec = Codec(
             ref_class=Ref,
             ref_to_wire=_ref_to_wire,
@@ -114,11 +115,6 @@ class Node:
     def address(self) -> str:
         """Where others reach this node; empty if it does not listen."""
         return self._network.address
-
-    @property
-    def ask_deadline_s(self) -> float:
-        """Deadline of an ask that names none."""
-        return self.settings.request_timeout_s
 
     async def start(self) -> None:
         """Bind. Raises `TransportError` and `ConfigError`."""

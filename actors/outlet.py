@@ -58,8 +58,8 @@ class Outlet:
     """The way to one actor incarnation in another process."""
 
     __slots__ = (
-        "_backlog", "_bytes", "_credit", "_encode", "_gone", "_number", "_pack", "_reserved", "_rooms",
-        "_tails", "_waiting_bytes", "crowded", "location", "outbox", "peer",
+        "_backlog", "_bytes", "_create_future", "_credit", "_encode", "_gone", "_next_id", "_number", "_pack",
+        "_pending", "_reserved", "_rooms", "_tails", "_waiting_bytes", "crowded", "location", "outbox", "peer",
     )  # fmt: skip
 
     def __init__(self, peer: Way, location: Location, outbox: Outbox) -> None:
@@ -68,6 +68,8 @@ class Outlet:
         self.location = location
         self._number = location.number
         self._tails: dict[str, bytes] = {}
+        self._pending, self._next_id = peer.host.pending, peer.host.next_id
+        self._create_future = peer.loop.create_future
         self._encode, self._pack = peer.host.codec.encode, peer.host.codec.pack
         self._credit = location.window
         self._bytes = location.window_bytes
@@ -98,10 +100,9 @@ class Outlet:
         extra: Any,
     ) -> tuple[int, asyncio.Future[Any]]:
         """Send an ask; returns its id and the future of its answer."""
-        host = self.peer.host
-        call_id = host.next_id()
-        future: asyncio.Future[Any] = self.peer.loop.create_future()
-        pending = host.pending
+        call_id = self._next_id()
+        future: asyncio.Future[Any] = self._create_future()
+        pending = self._pending
         pending.calls[call_id] = Call(
             future, self, deadline, method
         )  # before it is sent: the link may break of it
