@@ -118,6 +118,10 @@ class Directory:
                 return reason
         return None
 
+    def down_incarnation(self, name: str) -> int:
+        """The last incarnation of an instance that is down; 0 for anything else."""
+        return self._down.get(name, (0, ""))[0]
+
     def names(self) -> list[str]:
         """Every name known: components and instances, up or down."""
         known = set(self._by_name) | set(self._down)

@@ -18,8 +18,8 @@ error                  executed  the caller may
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 from callboard.transports.errors import CallboardError, did_you_mean
 
@@ -48,8 +48,7 @@ class DecodeError(CodecError):
 class ActorError(CallboardError):
     """Root of what an ask, a tell or a stream can fail with.
 
-    ``actor`` is the name of the target, ``incarnation`` its incarnation (0 if unknown), ``executed`` whether
-    the handler ran, ``items`` how many items of a stream had arrived.
+    Besides what every `CallboardError` says, ``items`` is how many items of a stream had arrived.
     """
 
     code = "error"
@@ -68,10 +67,11 @@ class ActorError(CallboardError):
         self.executed = self.default_executed if executed is None else executed
         super().__init__(self._text())
 
-    @property
-    def retry_is_safe(self) -> bool:
-        """True if the handler certainly did not run."""
-        return self.executed is Executed.NEVER
+    def of(self, actor: str, incarnation: int, executed: Executed) -> Self:
+        """See `CallboardError`; the text says it, too."""
+        super().of(actor, incarnation, executed)
+        self.args = (self._text(),)
+        return self
 
     def _text(self) -> str:
         who = f"{self.actor}: " if self.actor else ""
@@ -169,6 +169,13 @@ class CallCycle(ActorError):
     """The ask would wait for itself: an actor that handles one message at a time asks itself, or a cycle does."""
 
     code = "cycle"
+
+    @classmethod
+    def through(cls, chain: Sequence[str], actor: str, incarnation: int, method: str) -> CallCycle:
+        """Build the error of a message to ``actor``, which is in the chain of those that wait for it."""
+        way = " -> ".join((*chain[list(chain).index(actor) :], actor))
+        why = f"{way}.{method} would wait for itself; use tell, or raise concurrency"
+        return cls(why, actor=actor, incarnation=incarnation)
 
 
 class RemoteError(ActorError):

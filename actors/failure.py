@@ -8,16 +8,22 @@ constructor of an exception class that the caller itself uses. Everything else a
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
+
+from callboard.transports.errors import CallboardError
 
 from .codec import is_plain
 from .errors import BY_CODE, ActorError, RemoteError
 from .objects import find_class
+from .outcome import note
 from .policy import Executed
 
 NOTE = "--- remote traceback ---\n"
+
+_OURS = ("__notes__", "actor", "incarnation", "executed")
+"""Attributes that travel as facts of their own."""
 
 SHORT_TEXT, SHORT_TRACEBACK = 4_000, 8_000
 """Characters that are kept of an error which is too large for a message."""
@@ -36,9 +42,17 @@ def to_facts(error: BaseException, actor: str, incarnation: int, *, ran: bool) -
             "d": _attributes(error),
             "x": (Executed.YES if ran else Executed.NEVER).value,
         }
-    facts["a"] = facts.get("a") or actor
-    facts["i"] = facts.get("i") or incarnation
+    if not facts.get("a"):
+        facts["a"], facts["i"] = (
+            (error.actor, error.incarnation) if _is_named(error) else (actor, incarnation)
+        )
+    elif facts["a"] == actor:
+        facts["i"] = facts.get("i") or incarnation
     return facts
+
+
+def _is_named(error: BaseException) -> TypeGuard[CallboardError]:
+    return isinstance(error, CallboardError) and type(error.actor) is str and bool(error.actor)
 
 
 def shortened(facts: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +66,8 @@ def shortened(facts: dict[str, Any]) -> dict[str, Any]:
 def from_facts(facts: Any) -> Exception:
     """Build the exception that `to_facts` described; never raises."""
     if not isinstance(facts, dict):
-        return RemoteError(f"the peer sent an error that cannot be read: {facts!r}")
+        why = f"the peer sent an error that cannot be read: {facts!r}"
+        return RemoteError(why, executed=Executed.MAYBE)
     cls = BY_CODE.get(str(facts.get("c")), RemoteError)
     own = _own_class(facts) if cls is RemoteError else _own_kind(cls, facts)
     if own is not None:
@@ -60,7 +75,8 @@ def from_facts(facts: Any) -> Exception:
     try:
         return cls.from_facts(facts)
     except Exception as problem:
-        return RemoteError(f"the peer sent an error that cannot be read: {problem}")
+        why = f"the peer sent an error that cannot be read: {problem}"
+        return RemoteError(why, executed=Executed.MAYBE)
 
 
 def _facts_of_actor_error(error: ActorError, *, ran: bool) -> dict[str, Any] | None:
@@ -101,6 +117,7 @@ def _own_class(facts: dict[str, Any]) -> Exception | None:
             return None
         if facts.get("t"):
             error.add_note(f"{NOTE}{str(facts['t']).rstrip()}")
+        note(error, str(facts.get("a", "")), int(facts.get("i", 0)), Executed(facts.get("x", "maybe")))
     except Exception:
         return None
     return error
@@ -122,7 +139,8 @@ def _arguments(error: BaseException) -> list[Any] | None:
 
 def _attributes(error: BaseException) -> dict[str, Any]:
     attributes = getattr(error, "__dict__", {})
-    return {name: v for name, v in attributes.items() if name != "__notes__" and _is_sendable(v)}
+    ours = _OURS if isinstance(error, CallboardError) else ("__notes__",)
+    return {name: v for name, v in attributes.items() if name not in ours and _is_sendable(v)}
 
 
 def _is_sendable(value: Any) -> bool:

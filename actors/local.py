@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from callboard.transports.errors import CallboardError
+
 from .cell import Cell
 from .directory import Location
 from .envelope import ASK, OPEN, TELL
 from .errors import ActorStopped, MailboxFull, UnknownMethod
 from .failure import from_facts, to_facts
 from .mailbox import Letter
+from .outcome import note
 from .pending import INFINITE, Call, PendingTable
-from .policy import Overflow
+from .policy import Executed, Overflow
 from .producer import LocalProducer
 from .signature import Method, unknown_method
 from .stream import Reader
@@ -61,8 +64,9 @@ class LocalOrigin:
             ran
             and isinstance(error, Exception)
             and type(known) is type(error)
-            and not hasattr(error, "executed")
+            and not isinstance(error, CallboardError)
         ):
+            note(error, location.name, location.incarnation, Executed.YES)
             known = error
         call = self.host.pending.calls.pop(letter.id, None)
         if call is not None:

@@ -335,7 +335,9 @@ class Node:
         if location.node == self.id:
             cell = self._by_name.get(location.name)
             if cell is None or cell.location.number != location.number:
-                raise ActorUnavailable("it has just been stopped", actor=location.name)
+                raise ActorUnavailable(
+                    "it has just been stopped", actor=location.name, incarnation=location.incarnation
+                )
             return LocalRoute(self._local, cell)
         peer = self._peers.get(location.node)
         if peer is None:

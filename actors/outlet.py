@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Raw
 
-from callboard.transports.errors import TooLarge, TransportError
+from callboard.transports.errors import CallboardError, TooLarge, TransportError
 
 from .codec import Codec
 from .directory import Location
@@ -22,8 +22,11 @@ from .envelope import ASK, CANCEL, MORE, OPEN, TELL, array_header
 from .errors import EncodeError, MailboxFull
 from .outbox import Outbox, total_bytes
 from .pending import Call, PendingTable
+from .policy import Executed
 from .producer import WINDOW_BYTES, WINDOW_ITEMS
 from .stream import Reader
+
+E = TypeVar("E", bound=CallboardError)
 
 
 TELL_HEAD = array_header(7) + bytes((TELL, 0))
@@ -124,8 +127,10 @@ class Outlet:
                 self._credit -= 1
             else:
                 self._send(call_id, part, len(body), buffers)
-        except BaseException:
+        except BaseException as error:
             pending.calls.pop(call_id, None)
+            if isinstance(error, TooLarge):
+                self._of(error)
             raise
         return call_id, future
 
@@ -147,7 +152,10 @@ class Outlet:
         tail = self._tails.get(method) or self._tail(method)
         part = TELL_HEAD + body + tail
         if buffers is None and self._credit > 0 and self._bytes > 0 and not self._backlog:
-            self.outbox.post(part)
+            try:
+                self.outbox.post(part)
+            except TooLarge as error:
+                raise self._of(error) from None
             self._bytes -= len(body)
             self._credit -= 1
         else:
@@ -246,21 +254,29 @@ class Outlet:
         """Post an envelope with a body of ``size`` bytes, or keep it until there is credit."""
         if buffers is not None:
             size += total_bytes(buffers)
-        if self._credit > 0 and self._bytes > 0 and not self._backlog:
-            if buffers is None:
-                self.outbox.post(part)
+        try:
+            if self._credit > 0 and self._bytes > 0 and not self._backlog:
+                if buffers is None:
+                    self.outbox.post(part)
+                else:
+                    self.outbox.post_with(part, buffers)
+                self._bytes -= size
+                self._credit -= 1
             else:
-                self.outbox.post_with(part, buffers)
-            self._bytes -= size
-            self._credit -= 1
-        else:
-            self.outbox.check(len(part) + (0 if buffers is None else total_bytes(buffers)))
-            self._backlog.append((call_id, part, buffers or (), size))
-            self._waiting_bytes += size
-            self.crowded = self.crowded or not self._has_room()
+                self.outbox.check(len(part) + (0 if buffers is None else total_bytes(buffers)))
+                self._backlog.append((call_id, part, buffers or (), size))
+                self._waiting_bytes += size
+                self.crowded = self.crowded or not self._has_room()
+        except TooLarge as error:
+            raise self._of(error) from None
+
+    def _of(self, error: E) -> E:
+        """The error of a message that did not leave."""
+        return error.of(self.location.name, self.location.incarnation, Executed.NEVER)
 
     def _of_argument(self, error: EncodeError, method: str) -> EncodeError:
-        return EncodeError(f"{self.location.name}.{method}: {argument_path(error.path)}", error.why)
+        path = f"{self.location.name}.{method}: {argument_path(error.path)}"
+        return self._of(EncodeError(path, error.why))
 
     def more(self, messages: int, size: int) -> None:
         """The actor gave credit back."""

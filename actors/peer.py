@@ -30,6 +30,7 @@ from .envelope import (
 from .errors import ActorUnavailable, CodecError, DecodeError
 from .failure import from_facts
 from .outbox import Outbox, total_bytes
+from .outcome import note
 from .outlet import Host, Outlet
 from .policy import Executed
 
@@ -192,19 +193,24 @@ class Peer:
         if answer.kind == ITEMS:
             reader = self.host.readers.get(answer.id)
             if reader is not None:
+                where = reader.route.location
+                note(error, where.name, where.incarnation, Executed.YES)
                 reader.route.cancel(answer.id)
                 reader.finish(error)
         elif answer.kind in (ERROR, REPLY):
-            self._failed(answer.id, error)
+            self._failed(answer.id, error, Executed.MAYBE if answer.kind == ERROR else Executed.YES)
 
-    def _failed(self, call_id: int, error: Exception) -> None:
+    def _failed(self, call_id: int, error: Exception, executed: Executed | None = None) -> None:
+        """Fail a call; ``executed`` is given where the error does not say itself which call it is of."""
         call = self.host.pending.calls.pop(call_id, None)
+        reader = self.host.readers.pop(call_id, None) if call is None else None
+        if executed is not None and (waiting := call or reader) is not None:
+            where = waiting.route.location
+            note(error, where.name, where.incarnation, executed)
         if call is not None:
             if not call.future.done():
                 call.future.set_exception(error)
-            return
-        reader = self.host.readers.pop(call_id, None)
-        if reader is not None:
+        elif reader is not None:
             reader.finish(error)
         else:
             self.host.pending.late += 1
@@ -220,7 +226,7 @@ class Peer:
     def refuse(self, call_id: int, error: TransportError) -> None:
         """A message that was accepted cannot be sent: fail the call, count the tell."""
         if call_id:
-            self._failed(call_id, error)
+            self._failed(call_id, error, Executed.NEVER)
         else:
             self.host.dropped_tells += 1
             log.warning("dropped a tell to %s: %s", self.node, error)

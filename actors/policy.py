@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from callboard.transports.errors import ConfigError
+from callboard.transports.errors import ConfigError, Executed
+
+__all__ = ["MIB", "Executed", "MailboxPolicy", "OnDown", "Overflow", "StopReason"]
 
 MIB = 1024 * 1024
 
@@ -32,14 +34,6 @@ class StopReason(Enum):
     FAILED = "failed"
     RESTART = "restart"
     SHUTDOWN = "shutdown"
-
-
-class Executed(Enum):
-    """Whether the handler of a failed message ran. Only `NEVER` makes a retry safe for every method."""
-
-    NEVER = "never"
-    MAYBE = "maybe"
-    YES = "yes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

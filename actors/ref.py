@@ -17,6 +17,7 @@ from .current import CURRENT
 from .durable import Durables, check_message_id
 from .errors import ActorError, ActorStopped, ActorUnavailable, CallCycle, DeadlineExceeded
 from .mailbox import Letter
+from .marks import interleaves, is_idempotent, spelt
 from .pending import INFINITE
 from .policy import Executed, OnDown
 from .proxy import Proxy
@@ -110,14 +111,14 @@ class Ref(Generic[A_co]):
             budget, extra = self._nested(letter, method, budget, start)
         deadline = start + budget
         try:
-            route = self._target.pick() if extra is None else self._target.pick_outside(extra["c"])
+            route = self._target.pick() if extra is None else self._pick(extra["c"], method)
             if route.crowded:
-                route = await self._with_room(route, deadline, extra["c"] if extra else ())
+                route = await self._with_room(route, deadline, method, extra)
                 budget = deadline - monotonic()
         except ActorUnavailable:
             if self._on_down is not OnDown.WAIT:
                 raise
-            route = await self._when_up(deadline, extra["c"] if extra else ())
+            route = await self._when_up(deadline, method, extra)
             budget = deadline - monotonic()
         call_id, future = route.ask(name, args, kwargs, _on_wire(budget), deadline, extra)
         try:
@@ -170,11 +171,11 @@ class Ref(Generic[A_co]):
             await self._host.durables.tell_wait(self.name, name, args, kwargs, self._message_id, deadline)
             return
         try:
-            route = await self._with_room(self._target.pick(), deadline)
+            route = await self._with_room(self._target.pick(), deadline, method)
         except ActorUnavailable:
             if self._on_down is not OnDown.WAIT:
                 raise
-            route = await self._when_up(deadline)
+            route = await self._when_up(deadline, method)
         route.put(name, args, kwargs)
 
     @overload
@@ -255,27 +256,20 @@ class Ref(Generic[A_co]):
         cell = letter.cell
         if cell.sequential and not letter.method.interleave:
             chain = (*chain, cell.location.name)
-        names = [location.name for location in self._target.locations()] if chain else []
-        if names and all(name in chain for name in names) and not self._interleaves(method):
-            way = " -> ".join((*chain[chain.index(names[0]) :], names[0]))
-            spelt = method if isinstance(method, str) else method.__name__
-            raise CallCycle(
-                f"{way}.{spelt} would wait for itself; use tell, or raise concurrency", actor=self.name
-            )
         return budget, {"c": list(chain)} if chain else None
 
-    def _interleaves(self, method: Any) -> bool:
-        function = getattr(self._cls, method, None) if isinstance(method, str) else method
-        return bool(getattr(function, "__callboard_interleave__", False))
+    def _pick(self, chain: Sequence[str], method: Any) -> Route:
+        """Return the way to take; raises `CallCycle` if all lead to who waits for this message already."""
+        route = self._target.pick_outside(chain)
+        where = route.location
+        if where.name in chain and not interleaves(self._cls, method):
+            raise CallCycle.through(chain, where.name, where.incarnation, spelt(method))
+        return route
 
     def _may_retry(self, error: ActorError, method: Any) -> bool:
         if not isinstance(error, ActorUnavailable | ActorStopped):
             return False
-        idempotent = getattr(method, "__callboard_idempotent__", False) or getattr(
-            getattr(self._cls, method if isinstance(method, str) else method.__name__, None),
-            "__callboard_idempotent__",
-            False,
-        )
+        idempotent = is_idempotent(self._cls, method)
         if not (error.retry_is_safe or idempotent):
             return False
         return self._tries(idempotent=idempotent) > 0
@@ -301,8 +295,9 @@ class Ref(Generic[A_co]):
         extra: Any,
         attempts: Attempts,
     ) -> Any:
+        avoid = extra["c"] if extra and not interleaves(self._cls, method) else ()
         while True:
-            route = await attempts.way(self._target, deadline - monotonic())
+            route = await attempts.way(self._target, deadline - monotonic(), avoid)
             if route.crowded and not await self._room_at(route, deadline):
                 continue
             budget = deadline - monotonic()
@@ -319,21 +314,22 @@ class Ref(Generic[A_co]):
                     raise
                 attempts.failed(route.location, error)
 
-    async def _when_up(self, deadline: float, chain: Sequence[str] = ()) -> Route:
+    async def _when_up(self, deadline: float, method: Any, extra: Any = None) -> Route:
         """Return a way with a place once the target is up."""
         try:
             async with asyncio.timeout(_left(deadline)):
                 await self._target.up()
         except TimeoutError:
             raise self._target.missing() from None
-        return await self._with_room(self._target.pick_outside(chain), deadline, chain)
+        route = self._pick(extra["c"] if extra else (), method)
+        return await self._with_room(route, deadline, method, extra)
 
-    async def _with_room(self, route: Route, deadline: float, chain: Sequence[str] = ()) -> Route:
+    async def _with_room(self, route: Route, deadline: float, method: Any, extra: Any = None) -> Route:
         """Return ``route``, or another way, with a place for a message that is sent at once."""
         while route.full or route.crowded:
             if await self._room_at(route, deadline):
                 break
-            route = self._target.pick_outside(chain)
+            route = self._pick(extra["c"] if extra else (), method)
         return route
 
     async def _room_at(self, route: Route, deadline: float) -> bool:
@@ -343,7 +339,10 @@ class Ref(Generic[A_co]):
                 return await route.room()
         except TimeoutError:
             raise DeadlineExceeded(
-                "there was no room in its mailbox in time", actor=route.location.name, executed=Executed.NEVER
+                "there was no room in its mailbox in time",
+                actor=route.location.name,
+                incarnation=route.location.incarnation,
+                executed=Executed.NEVER,
             ) from None
 
 
@@ -388,7 +387,8 @@ class _RefOpening(Opening):
         else:
             # A stream has no deadline by itself, and waits for ever only where somebody asked it to.
             limit = INFINITE if ref._on_down is OnDown.WAIT else ref._host.ask_deadline_s
-            route = await self._attempts.way(ref._target, min(self._deadline - start, limit))
+            avoid = extra["c"] if extra and not interleaves(ref._cls, self._method) else ()
+            route = await self._attempts.way(ref._target, min(self._deadline - start, limit), avoid)
         budget = self._deadline - monotonic()
         self._route = route
         reader = Reader()
@@ -398,14 +398,16 @@ class _RefOpening(Opening):
         return reader
 
     async def _first(self, extra: dict[str, Any] | None) -> Route:
-        ref, chain = self._ref, extra["c"] if extra else ()
+        ref, method = self._ref, self._method
         try:
-            route = ref._target.pick_outside(chain)
-            return await ref._with_room(route, self._deadline, chain) if route.crowded else route
+            route = ref._pick(extra["c"] if extra else (), method)
+            if route.crowded:
+                return await ref._with_room(route, self._deadline, method, extra)
+            return route
         except ActorUnavailable:
             if ref._on_down is not OnDown.WAIT:
                 raise
-            return await ref._when_up(self._deadline, chain)
+            return await ref._when_up(self._deadline, method, extra)
 
     def may_retry(self, error: Exception) -> bool:
         if not isinstance(error, ActorError) or not self._ref._may_retry(error, self._method):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from .directory import Location
 from .errors import ActorError
@@ -39,17 +40,20 @@ class Attempts:
         # It may have run already and is sent again all the same: then it is worth to wait for.
         self._patient = self._patient or not error.retry_is_safe
 
-    async def way(self, target: Target, budget: float) -> Route:
-        """Return the way to take next; raises `error` if there is none, or none within ``budget`` seconds."""
+    async def way(self, target: Target, budget: float, avoid: Sequence[str] = ()) -> Route:
+        """Return the way to take next; raises `error` if there is none, or none within ``budget`` seconds.
+
+        Those named in ``avoid`` wait for this very message: asking them again would be a cycle.
+        """
         assert self.error is not None
-        route = target.pick_beside(self._failed)
+        route = target.pick_beside(self._failed, avoid)
         if route is None and self._patient and self._tries and budget > 0:
             try:
                 async with asyncio.timeout(None if budget == INFINITE else budget):
-                    await target.up(self._failed)
+                    await target.up(self._failed, avoid)
             except TimeoutError:
                 raise self.error from None
-            route = target.pick_beside(self._failed)
+            route = target.pick_beside(self._failed, avoid)
         if route is None:
             raise self.error
         if not is_among(route.location, self._failed):

@@ -73,8 +73,8 @@ class Target:
             route = self.pick()
         return route
 
-    def pick_beside(self, failed: Sequence[Location]) -> Route | None:
-        """Return a way that has not failed, else one that has failed once, else None."""
+    def pick_beside(self, failed: Sequence[Location], avoid: Sequence[str] = ()) -> Route | None:
+        """Return a way that has not failed, else one that has failed once, else None; none to who is in ``avoid``."""
         if self._epoch != self._host.epoch:
             self._rebuild()
         for times in (0, 1):
@@ -82,6 +82,7 @@ class Target:
                 route
                 for route in self._routes
                 if sum(route.location is location for location in failed) == times
+                and route.location.name not in avoid
             ]
             if routes:
                 turn = self._turn = self._turn + 1
@@ -103,11 +104,12 @@ class Target:
             reason = "it has just been stopped"
         if reason is None:
             return ActorNotFound.named(self.name, directory.names())
-        return ActorUnavailable(reason, actor=self.name, executed=Executed.NEVER)
+        incarnation = directory.down_incarnation(self.name)
+        return ActorUnavailable(reason, actor=self.name, incarnation=incarnation, executed=Executed.NEVER)
 
-    async def up(self, beside: Sequence[Location] = ()) -> None:
-        """Return when the name leads somewhere else than ``beside``; `ActorNotFound` if it was never known."""
-        while all(any(one is other for other in beside) for one in self.locations()):
+    async def up(self, beside: Sequence[Location] = (), avoid: Sequence[str] = ()) -> None:
+        """Return when the name leads somewhere else than ``beside`` and ``avoid``; `ActorNotFound` if it is unknown."""
+        while all(one.name in avoid or any(one is other for other in beside) for one in self.locations()):
             error = None if self.locations() else self.missing()
             if isinstance(error, ActorNotFound):
                 raise error

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from enum import Enum
+from typing import Any, Self
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -16,8 +18,43 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
+class Executed(Enum):
+    """Whether the handler of a failed message ran. Only `NEVER` makes a retry safe for every method."""
+
+    NEVER = "never"
+    MAYBE = "maybe"
+    YES = "yes"
+
+
 class CallboardError(Exception):
-    """Root of all errors that callboard raises on purpose."""
+    """Root of all errors that callboard raises on purpose.
+
+    One that a message failed with says what became of it: ``actor`` is the name of its target, ``incarnation`` its
+    incarnation (0 if unknown), ``executed`` whether its handler ran. Errors of anything else have the values below.
+    """
+
+    actor: str = ""
+    incarnation: int = 0
+    executed: Executed = Executed.NEVER
+
+    @property
+    def retry_is_safe(self) -> bool:
+        """True if the handler certainly did not run."""
+        return self.executed is Executed.NEVER
+
+    def of(self, actor: str, incarnation: int, executed: Executed) -> Self:
+        """Note which message failed, unless that is known already, and whether its handler ran; returns itself."""
+        if not self.actor:
+            self.actor, self.incarnation = actor, incarnation
+        self.executed = executed
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made = self.__reduce__()
+        facts = {
+            name: vars(self)[name] for name in ("actor", "incarnation", "executed") if name in vars(self)
+        }
+        return (*made, facts) if isinstance(made, tuple) and len(made) == 2 and facts else made
 
 
 class ConfigError(CallboardError, ValueError):
@@ -164,6 +201,8 @@ class NotStored(TransportError):
 
     def __init__(self, component: str, why: str, maybe: bool = False) -> None:
         self.component, self.why, self.maybe = component, why, maybe
+        if maybe:
+            self.executed = Executed.MAYBE
         super().__init__(
             f"a durable message to {component} was {'perhaps ' if maybe else ''}not stored: {why}"
         )

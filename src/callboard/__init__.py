@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StartFailed,
         UnknownMethod,
     )
+    from .actors.outcome import Outcome, outcome
     from .actors.policy import Executed, MailboxPolicy, OnDown, Overflow, StopReason
     from .actors.ref import Ref
     from .supervisor.errors import AlreadyRunning, NotRunning, SupervisionError
@@ -87,6 +88,7 @@ __all__ = [
     "NotRunning",
     "NotStored",
     "OnDown",
+    "Outcome",
     "Overflow",
     "Overloaded",
     "Ref",
@@ -103,6 +105,7 @@ __all__ = [
     "blocking",
     "idempotent",
     "interleave",
+    "outcome",
 ]
 
 _HOMES = {
@@ -112,6 +115,7 @@ _HOMES = {
         " DeadlineExceeded DecodeError EncodeError MailboxFull Overloaded RemoteError StartFailed"
         " UnknownMethod"
     ),
+    "actors.outcome": "Outcome outcome",
     "actors.policy": "Executed MailboxPolicy OnDown Overflow StopReason",
     "actors.ref": "Ref",
     "supervisor.errors": "AlreadyRunning NotRunning SupervisionError",
