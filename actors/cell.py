@@ -11,7 +11,6 @@ Hot path: `deliver` and `_drain`; they are longer and plainer than the rest for 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +26,7 @@ from .errors import ActorStopped, BadArguments, CodecError, DeadlineExceeded, Ma
 from .mailbox import Admit, Letter, Mailbox
 from .pending import INFINITE
 from .policy import Executed, MailboxPolicy, StopReason
-from .running import plain_stream, run_in_thread
+from .running import absorb, plain_stream, run_in_thread
 from .signature import Method, Run, methods_of
 
 TURN_LETTERS = 256
@@ -125,7 +124,8 @@ class Cell:
             self._refuse(letter, ActorStopped("it is stopping"))
             return
         if letter.method.interleave and state is _READY:
-            self._run_loose(letter)
+            if mailbox.lend() or self._overflow(letter, beside=True):
+                self._run_loose(letter)
             return
         queue = mailbox.queue
         if len(queue) - mailbox.husks < mailbox.limit and mailbox.bytes < mailbox.limit_bytes:
@@ -137,14 +137,14 @@ class Cell:
         if (not drainers or (not self._starting and len(drainers) < self.concurrency)) and state is _READY:
             self._start_drainer()
 
-    def _overflow(self, letter: Letter) -> bool:
-        """Do what the policy says; False if the actor fails of it."""
-        mailbox = self.mailbox
+    def _overflow(self, letter: Letter, *, beside: bool = False) -> bool:
+        """Do what the policy says; True if the letter has a place now."""
+        mailbox, admit = self.mailbox, Admit.TAKEN
         # A tell that came with credit has a place: its sender cannot be told any more.
         if letter.kind == TELL and letter.inlet is not None and mailbox.policy.rejects:
-            mailbox.put(letter)
+            mailbox.put(letter, beside=beside)
         else:
-            admit, victims = mailbox.overflow(letter)
+            admit, victims = mailbox.overflow(letter, beside=beside)
             for victim in victims:
                 limit = mailbox.policy
                 self._count_out(victim)
@@ -154,8 +154,7 @@ class Cell:
                 )
             if admit is Admit.FAIL:
                 self.host.actor_failed(self, MailboxFull("its mailbox overflowed", actor=self.location.name))
-                return False
-        return True
+        return admit is Admit.TAKEN
 
     def cancel(self, letter: Letter) -> None:
         """The caller has left: take the letter out, or cancel its handler."""
@@ -262,12 +261,12 @@ class Cell:
                 if not self._failed(letter, error, task, ran):
                     raise
                 if letter.cancelled:
-                    await _absorb(task)
+                    await absorb(task)
             else:
                 letter.task = None
                 self.handled += 1
                 if letter.cancelled:  # the handler did not let it end itself
-                    await _absorb(task)
+                    await absorb(task)
                 kind = letter.kind
                 if kind != TELL:
                     letter.origin.reply(letter, result) if kind != OPEN else letter.origin.forget(letter)
@@ -363,7 +362,10 @@ class Cell:
 
         def done(task: asyncio.Task[None]) -> None:  # a task that is cancelled early never starts
             self.loose.discard(task)
+            self.mailbox.give_back()
             self._count_out(letter)
+            if self.rooms:
+                self.let_in()
             if letter.task is not None and not letter.cancelled:
                 letter.origin.fail(letter, ActorStopped("it was stopped before it was handled"), ran=False)
 
@@ -455,15 +457,6 @@ class Cell:
 def _malformed(error: Exception, name: str) -> BadArguments:
     text = str(error) if isinstance(error, CodecError) else f"malformed value: {error}"
     return BadArguments(text, actor=name)
-
-
-async def _absorb(task: asyncio.Task[None]) -> None:
-    """Take the cancellation of a letter out of its drainer, so that it does not reach the next one."""
-    if task.cancelling():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)  # one that came while the handler ran is only delivered here
-        while task.cancelling():
-            task.uncancel()
 
 
 _READY, _STARTING = State.READY, State.STARTING

@@ -152,6 +152,12 @@ class DeadlineExceeded(ActorError, TimeoutError):
     code = "deadline"
     default_executed = Executed.MAYBE
 
+    @classmethod
+    def without_room(cls, actor: str, incarnation: int) -> DeadlineExceeded:
+        """Build the error of a message that waited for a place until its deadline."""
+        why = "there was no room in its mailbox in time"
+        return cls(why, actor=actor, incarnation=incarnation, executed=Executed.NEVER)
+
 
 class BadArguments(ActorError, TypeError):
     """The arguments do not fit the method; the text names the parameter, what it takes, and what came."""

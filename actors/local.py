@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 from callboard.transports.errors import CallboardError
@@ -187,7 +188,9 @@ class LocalRoute:
         call_id = host.next_id()
         reader.route = self
         host.readers[call_id] = reader
-        self._deliver(OPEN, call_id, found, args, kwargs, INFINITE, extra)
+        # As between processes: what the handler asks has no more time than is left of the stream's.
+        deadline = monotonic() + budget_s if budget_s else INFINITE
+        self._deliver(OPEN, call_id, found, args, kwargs, deadline, extra)
         return call_id
 
     def cancel(self, call_id: int) -> None:

@@ -81,7 +81,10 @@ class Admit(Enum):
 
 
 class Mailbox:
-    """A deque with bounds. Cancelled letters stay as husks until they are reached, but no longer count."""
+    """A deque with bounds. Cancelled letters stay as husks until they are reached, but no longer count.
+
+    What runs beside the queue (interleaving methods) takes a place as long as it runs, and is not in the queue.
+    """
 
     __slots__ = ("bytes", "husks", "limit", "limit_bytes", "overflows", "policy", "queue")
 
@@ -118,26 +121,45 @@ class Mailbox:
             return True
         return False
 
-    def overflow(self, letter: Letter) -> tuple[Admit, list[Letter]]:
-        """Apply the overflow policy to a letter that was not accepted; who is returned gets `MailboxFull`."""
+    def lend(self) -> bool:
+        """Give a place to a message that runs beside the queue, until `give_back`; False if there is none."""
+        if self.full:
+            return False
+        self.limit -= 1
+        return True
+
+    def give_back(self) -> None:
+        """A message that ran beside the queue has ended."""
+        self.limit += 1
+
+    def overflow(self, letter: Letter, *, beside: bool = False) -> tuple[Admit, list[Letter]]:
+        """Apply the overflow policy to a letter that was not accepted; who is returned gets `MailboxFull`.
+
+        ``beside`` says that it runs beside the queue.
+        """
         policy = self.policy
         self.overflows += 1
-        if policy.overflow is Overflow.DROP_OLDEST:
+        if policy.overflow is Overflow.DROP_OLDEST and self.limit > 0:
             dropped = []
-            while not self.accept(letter):
+            while not (self.lend() if beside else self.accept(letter)):
                 oldest = self.take_oldest()
-                assert oldest is not None  # an empty mailbox accepts everything
+                assert oldest is not None  # an empty mailbox of which not all is lent accepts everything
                 dropped.append(oldest)
             return Admit.TAKEN, dropped
         if policy.overflow is Overflow.FAIL:
             return Admit.FAIL, [letter]
         if policy.overflow is Overflow.BLOCK:
-            self.put(letter)  # bounded by the credit of the senders; no new credit is given while full
+            self.put(
+                letter, beside=beside
+            )  # bounded by the credit of the senders; no new credit is given while full
             return Admit.TAKEN, []
         return Admit.REFUSED, [letter]
 
-    def put(self, letter: Letter) -> None:
-        """Put a letter in regardless of the bounds."""
+    def put(self, letter: Letter, *, beside: bool = False) -> None:
+        """Put a letter in, or lend it a place, regardless of the bounds."""
+        if beside:
+            self.limit -= 1
+            return
         self.queue.append(letter)
         self.bytes += letter.size
 

@@ -23,7 +23,8 @@ from callboard.transports.errors import CallboardError, TransportError
 from callboard.transports.manager import NetworkManager
 from callboard.transports.settings import NetworkSettings
 
-from .actor import Actor, ActorContext, objection
+from .actor import Actor, objection
+from .building import build
 from .cell import Cell, State
 from .codec import Codec
 from .current import CURRENT
@@ -31,6 +32,7 @@ from .deadlines import Sweeper
 from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location, split_name
 from .durable import Durables
 from .errors import ActorStopped, ActorUnavailable, StartFailed
+from .first_items import FirstItems
 from .local import LocalOrigin, LocalRoute
 from .origin import Origin
 from .outbox import Outbox
@@ -83,6 +85,7 @@ class Node:
         self.cells: dict[int, Cell] = {}
         self.readers: dict[int, Reader] = {}
         self.dropped_tells = 0
+        self.first_items = FirstItems()
         self.on_actor_failed: Callable[[str, int, BaseException], None] | None = None
         self.on_announce: Callable[[str, str], None] | None = None
         self._sweeper = Sweeper()
@@ -176,7 +179,15 @@ class Node:
         self._by_name[name] = cell
         current = CURRENT.set(None)
         try:
-            cell.actor = self._build(cls, args, kwargs, cell)
+            cell.actor = build(
+                cls,
+                args,
+                kwargs,
+                location=location,
+                node=self.name,
+                ref=lambda: self.ref(name, cls),
+                announce=lambda text: self._announce(name, text),
+            )
             await cell.actor.on_start()
             _must_be_starting(cell)
             await self.durables.receive(cell)
@@ -195,22 +206,6 @@ class Node:
         cell.open()
         self.directory.add(location)
         return self.ref(name, cls)
-
-    def _build(self, cls: type[A], args: tuple[Any, ...], kwargs: dict[str, Any], cell: Cell) -> A:
-        name = cell.location.name
-        component, index = split_name(name)
-        actor = cls.__new__(cls, *args, **kwargs)
-        actor.context = ActorContext(
-            name=name,
-            component=component,
-            index=index or 0,
-            incarnation=cell.location.incarnation,
-            node=self.name,
-            ref=lambda: self.ref(name, cls),
-            announce=lambda text: self._announce(name, text),
-        )
-        actor.__init__(*args, **kwargs)  # type: ignore[misc]
-        return actor
 
     def _announce(self, name: str, text: str) -> None:
         if self.on_announce is not None:
@@ -425,6 +420,7 @@ class Node:
             "actors": {name: cell.statistics() for name, cell in self._by_name.items()},
             "open_asks": len(self.pending),
             "open_streams": len(self.readers),
+            "first_items": self.first_items.statistics(),
             "late_answers": self.pending.late,
             "dropped_tells": self.dropped_tells,
             "durable": self.durables.statistics(),

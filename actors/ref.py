@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, over
 from .current import CURRENT
 from .durable import Durables, check_message_id
 from .errors import ActorError, ActorStopped, ActorUnavailable, CallCycle, DeadlineExceeded
+from .first_items import FirstItems
 from .mailbox import Letter
 from .marks import interleaves, is_idempotent, spelt
 from .pending import INFINITE
@@ -37,6 +38,7 @@ class Host(Protocol):
     """What references need from their node."""
 
     durables: Durables
+    first_items: FirstItems
 
     @property
     def ask_deadline_s(self) -> float:
@@ -247,11 +249,8 @@ class Ref(Generic[A_co]):
         if letter.deadline != INFINITE:
             budget = min(budget, letter.deadline - now)
             if budget <= 0:
-                raise DeadlineExceeded(
-                    "the deadline of the message being handled has passed",
-                    actor=self.name,
-                    executed=Executed.NEVER,
-                )
+                why = "the deadline of the message being handled has passed"
+                raise DeadlineExceeded(why, actor=self.name, executed=Executed.NEVER)
         chain = letter.chain
         cell = letter.cell
         if cell.sequential and not letter.method.interleave:
@@ -338,12 +337,7 @@ class Ref(Generic[A_co]):
             async with asyncio.timeout(_left(deadline)):
                 return await route.room()
         except TimeoutError:
-            raise DeadlineExceeded(
-                "there was no room in its mailbox in time",
-                actor=route.location.name,
-                incarnation=route.location.incarnation,
-                executed=Executed.NEVER,
-            ) from None
+            raise DeadlineExceeded.without_room(route.location.name, route.location.incarnation) from None
 
 
 def _left(deadline: float) -> float | None:
@@ -394,7 +388,7 @@ class _RefOpening(Opening):
         reader = Reader()
         call_id = self._call_id = route.open(reader, name, self._args, self._kwargs, _on_wire(budget), extra)
         if budget != INFINITE:
-            reader.expire_after(budget, lambda: route.cancel(call_id))
+            reader.expire_after(budget, call_id)
         return reader
 
     async def _first(self, extra: dict[str, Any] | None) -> Route:
@@ -418,6 +412,9 @@ class _RefOpening(Opening):
         else:
             self._attempts.failed(self._route.location, error)
         return True
+
+    def began(self, seconds: float) -> None:
+        self._ref._host.first_items.note(seconds)
 
     def cancel(self, reader: Reader) -> None:
         reader.route.cancel(self._call_id)

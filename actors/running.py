@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -57,3 +58,12 @@ async def plain_stream(source: Iterator[Any], *, blocking: bool) -> AsyncIterato
         close = getattr(source, "close", None)
         if close is not None:
             await run_in_thread(close) if blocking else close()
+
+
+async def absorb(task: asyncio.Task[None]) -> None:
+    """Take the cancellation of a letter out of its drainer, so that it does not reach the next one."""
+    if task.cancelling():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # one that came while the handler ran is only delivered here
+        while task.cancelling():
+            task.uncancel()

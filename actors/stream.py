@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -65,19 +66,20 @@ class Reader:
             self._timer.cancel()
         self._wake()
 
-    def expire_after(self, seconds: float, cancel: Callable[[], None]) -> None:
+    def expire_after(self, seconds: float, call_id: int) -> None:
         """End the stream with `DeadlineExceeded` if it is not over by then."""
 
         def expire() -> None:
             if not self.done:
-                cancel()
                 location = self.route.location
+                waiting = self.route.forget_waiting(call_id)
+                self.route.cancel(call_id)
                 self.finish(
                     DeadlineExceeded(
                         "the stream did not end in time",
                         actor=location.name,
                         incarnation=location.incarnation,
-                        executed=Executed.MAYBE,
+                        executed=Executed.NEVER if waiting else Executed.MAYBE,
                     )
                 )
 
@@ -134,6 +136,9 @@ class Opening:
         """True if the stream may be opened again after ``error``, before any item has arrived."""
         raise RuntimeError("an abstract opening")
 
+    def began(self, seconds: float) -> None:
+        """The first item was read so long after the stream was asked for."""
+
     def cancel(self, reader: Reader) -> None:
         """Tell the producer that nobody reads any more."""
 
@@ -143,11 +148,12 @@ class _State:
     finalised at once, without waiting for a cycle to be collected.
     """
 
-    __slots__ = ("opening", "reader")
+    __slots__ = ("first_item_s", "opening", "reader")
 
     def __init__(self, opening: Opening) -> None:
         self.opening = opening
         self.reader: Reader | None = None
+        self.first_item_s: float | None = None
 
     async def start(self) -> Reader:
         self.reader = await self.opening.open()
@@ -161,6 +167,7 @@ class _State:
 
 
 async def _batches(state: _State) -> AsyncGenerator[list[Any], None]:
+    asked_at = monotonic()
     reader = await state.start()
     try:
         while True:
@@ -173,6 +180,9 @@ async def _batches(state: _State) -> AsyncGenerator[list[Any], None]:
                 continue
             if not batch:
                 return
+            if state.first_item_s is None:
+                state.first_item_s = monotonic() - asked_at
+                state.opening.began(state.first_item_s)
             yield batch
     finally:
         state.leave()
@@ -204,6 +214,11 @@ class Stream(AsyncIterator[R], Generic[R]):
 
     def __repr__(self) -> str:
         return f"<Stream {self._state.reader or 'not started'}>"
+
+    @property
+    def first_item_s(self) -> float | None:
+        """Seconds from the first step, which sends the request, to the first item; None before that."""
+        return self._state.first_item_s
 
     def __aiter__(self) -> AsyncGenerator[R, None]:
         if self._generator is None:

@@ -207,16 +207,16 @@ async def test_as_many_handlers_run_as_the_concurrency_says_and_no_more(concurre
 
 
 async def test_every_letter_gives_back_its_credit_once_whatever_becomes_of_it():
-    bench, gate = Bench(messages=5), asyncio.Event()
+    bench, gate = Bench(messages=7), asyncio.Event()
     more = {"inlet": bench.inlet, "size": 10}
     bench.cell.open()
     held = bench.send("wait", gate, **more)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    queued = [bench.send("note", number, **more) for number in range(5)]
-    refused = bench.send("note", 9, **more)
     beside = bench.send("beside", gate, **more)
     cut_early = bench.send("beside", gate, **more)
+    queued = [bench.send("note", number, **more) for number in range(5)]
+    refused = bench.send("note", 9, **more)
     bench.cell.cancel(cut_early)
     bench.cell.cancel(queued[0])
     bench.cell.cancel(queued[0])

@@ -70,22 +70,30 @@ async def test_a_reader_that_waits_is_woken_by_a_record_and_by_the_end():
     assert await taking == []
 
 
-async def test_a_reader_whose_time_is_over_cancels_and_ends():
+@pytest.mark.parametrize(("waits", "executed"), [(True, Executed.NEVER), (False, Executed.MAYBE)])
+async def test_a_reader_whose_time_is_over_cancels_and_ends(waits, executed):
     class Way:
         location = Location("a.0", "n", "memory://x", 1, 3)
+
+        def forget_waiting(self, call_id):
+            return waits
+
+        def cancel(self, call_id):
+            cancelled.append(call_id)
 
     cancelled = []
     reader = Reader()
     reader.route = Way()
-    reader.expire_after(0.01, lambda: cancelled.append(True))
+    reader.expire_after(0.01, 7)
     with pytest.raises(DeadlineExceeded) as caught:
         await reader.take()
-    assert (cancelled, caught.value.actor, caught.value.incarnation) == ([True], "a.0", 3)
+    assert (cancelled, caught.value.actor, caught.value.incarnation) == ([7], "a.0", 3)
+    assert caught.value.executed is executed
 
 
 async def test_a_reader_that_has_ended_has_no_timer_left():
     reader = Reader()
-    reader.expire_after(0.01, lambda: pytest.fail("it has ended"))
+    reader.expire_after(0.01, 7)  # it would miss its way
     reader.finish(None)
     await asyncio.sleep(0.02)
     assert await reader.take() == []
