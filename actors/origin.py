@@ -163,7 +163,7 @@ class Origin:
         cell = self.host.cells.get(letter.target)
         if cell is None:
             error = ActorStopped("it has been stopped")
-            self._refuse(letter, error, "an actor that has been stopped", 0)
+            self._refuse(letter, error, "", 0)  # its caller knows whom it asked
             # What waits at the sender has to come out, too, to be refused.
             self.post_plain((CREDIT, 0, [1, size], letter.target))
             return None
@@ -186,7 +186,8 @@ class Origin:
     def _refuse(self, letter: Letter, error: Exception, actor: str, incarnation: int) -> None:
         if letter.kind == TELL:
             self.host.dropped_tells += 1
-            log.warning("dropped a tell of %s to %s: %s", letter.name, actor, error)
+            who = actor or "an actor that is gone"
+            log.warning("dropped a tell of %s to %s: %s", letter.name, who, error)
         else:
             self.post_plain((ERROR, letter.id, to_facts(error, actor, incarnation, ran=False)))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from callboard.transports.base import LaneLink, Link
-from callboard.transports.errors import TransportError
+from callboard.transports.errors import CallboardError, TransportError
 
 from .directory import Location, split_name
 from .envelope import (
@@ -201,12 +201,15 @@ class Peer:
             self._failed(answer.id, error, Executed.MAYBE if answer.kind == ERROR else Executed.YES)
 
     def _failed(self, call_id: int, error: Exception, executed: Executed | None = None) -> None:
-        """Fail a call; ``executed`` is given where the error does not say itself which call it is of."""
+        """Fail a call; ``executed`` is given where the error does not say it itself."""
         call = self.host.pending.calls.pop(call_id, None)
         reader = self.host.readers.pop(call_id, None) if call is None else None
-        if executed is not None and (waiting := call or reader) is not None:
+        if (waiting := call or reader) is not None:
             where = waiting.route.location
-            note(error, where.name, where.incarnation, executed)
+            if executed is not None:
+                note(error, where.name, where.incarnation, executed)
+            elif isinstance(error, CallboardError) and not error.actor:
+                error.of(where.name, where.incarnation, error.executed)
         if call is not None:
             if not call.future.done():
                 call.future.set_exception(error)

@@ -128,6 +128,11 @@ def test_the_table_of_settings_is_what_the_classes_say():
     assert text("docs/settings.md") == table["page"](), "python tools/settings_table.py > docs/settings.md"
 
 
+def test_the_table_of_errors_is_the_one_that_the_suite_runs():
+    table = runpy.run_path(str(ROOT / "tools" / "errors_table.py"))
+    assert text("docs/errors.md") == table["page"](), "python tools/errors_table.py > docs/errors.md"
+
+
 def test_the_table_of_settings_names_every_setting_and_every_variable():
     import dataclasses
 
