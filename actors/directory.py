@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .departed import Departed
+
 DEFAULT_WINDOW = 1024
 """Messages that one process may have waiting in one mailbox, unless the mailbox is smaller."""
 
@@ -64,7 +66,7 @@ class Directory:
         self.version = 0
         self._by_name: dict[str, Location] = {}
         self._components: dict[str, list[Location]] = {}
-        self._down: dict[str, tuple[int, str]] = {}
+        self._down = Departed()
         self._listeners: list[Listener] = []
 
     def __repr__(self) -> str:
@@ -73,11 +75,11 @@ class Directory:
     def add(self, location: Location) -> None:
         """Enter an incarnation; an older one than the known is ignored, whether that is up or down."""
         present = self._by_name.get(location.name)
-        known = present.incarnation if present else self._down.get(location.name, (0, ""))[0]
+        known = present.incarnation if present else self._down.incarnation(location.name)
         if known > location.incarnation:
             return
         self._by_name[location.name] = location
-        self._down.pop(location.name, None)
+        self._down.drop(location.name)
         self._changed(location.name)
 
     def remove(self, name: str, incarnation: int, reason: str) -> None:
@@ -85,7 +87,7 @@ class Directory:
         present = self._by_name.get(name)
         if present is not None and present.incarnation <= incarnation:
             del self._by_name[name]
-            self._down[name] = (incarnation, reason)
+            self._down.note(name, incarnation, reason)
             self._changed(name)
 
     def node_down(self, node: str, reason: str) -> list[Location]:
@@ -98,7 +100,7 @@ class Directory:
     def forget(self, name: str) -> None:
         """Drop a name for good: it is unknown from now on."""
         self._by_name.pop(name, None)
-        self._down.pop(name, None)
+        self._down.drop(name)
         self._changed(name)
 
     def get(self, name: str) -> Location | None:
@@ -111,16 +113,14 @@ class Directory:
 
     def down_reason(self, name: str) -> str | None:
         """Why a known name (of an instance or a component) is down, or None if it is unknown or up."""
-        if name in self._down:
-            return self._down[name][1]
-        for known, (_, reason) in self._down.items():
-            if split_name(known)[0] == name:
-                return reason
-        return None
+        reason = self._down.reason(name)
+        if reason is not None:
+            return reason
+        return next((why for known, _, why in self._down.items() if split_name(known)[0] == name), None)
 
     def down_incarnation(self, name: str) -> int:
         """The last incarnation of an instance that is down; 0 for anything else."""
-        return self._down.get(name, (0, ""))[0]
+        return self._down.incarnation(name)
 
     def names(self) -> list[str]:
         """Every name known: components and instances, up or down."""
@@ -138,7 +138,10 @@ class Directory:
         location = self._by_name.get(name)
         if location is not None:
             insort(present, location, key=_index)
-        self._components[component] = present
+        if present:
+            self._components[component] = present
+        else:
+            self._components.pop(component, None)
         self.version += 1
         for listener in tuple(self._listeners):
             listener()

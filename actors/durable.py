@@ -30,7 +30,7 @@ from .errors import BadArguments, DeadlineExceeded, DecodeError, EncodeError, Ma
 from .intake import ActorIntake
 from .outlet import argument_path
 from .policy import Executed
-from .target import Target
+from .target import Targets
 
 VERSION = 1
 KEPT_S = 60.0
@@ -74,7 +74,7 @@ class Host(Protocol):
 
     codec: Codec
     dropped_tells: int
-    targets: dict[str, Target]
+    targets: Targets
 
 
 class Durables:
@@ -110,8 +110,8 @@ class Durables:
             except ConfigError as error:
                 raise ConfigError(f"actor.{component}: {error}") from None
             self.policies[component] = policy
-        for name, target in self._host.targets.items():
-            target.durable = name in self
+        for target in self._host.targets:
+            target.durable = target.name in self
 
     # -- out
 

@@ -43,6 +43,10 @@ class LocalOrigin:
         self.host = host
         self.calls: dict[int, Letter] = {}
 
+    def route(self, cell: Cell) -> LocalRoute:
+        """The way to one actor."""
+        return LocalRoute(self, cell)
+
     def reply(self, letter: Letter, value: Any) -> None:
         """Answer an ask."""
         self.calls.pop(letter.id, None)

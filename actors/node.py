@@ -26,22 +26,23 @@ from callboard.transports.settings import NetworkSettings
 from .actor import Actor, objection
 from .building import build
 from .cell import Cell, State
+from .checked import CheckedOrigin
 from .codec import Codec
 from .current import CURRENT
 from .deadlines import Sweeper
-from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location, split_name
+from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location
 from .durable import Durables
 from .errors import ActorStopped, ActorUnavailable, StartFailed
 from .first_items import FirstItems
-from .local import LocalOrigin, LocalRoute
+from .local import LocalOrigin
 from .origin import Origin
 from .outbox import Outbox
 from .outside import endpoint_of
 from .peer import Peer
-from .policy import MailboxPolicy, StopReason
+from .policy import Executed, MailboxPolicy, StopReason
 from .ref import Ref, resolving
 from .stream import Reader
-from .target import Route, Target
+from .target import Route, Target, Targets
 
 A = TypeVar("A", bound=Actor)
 
@@ -92,10 +93,10 @@ class Node:
         self.pending = self._sweeper.pending
         self.next_id: Callable[[], int] = itertools.count(1).__next__
         self._numbers = itertools.count(1)
-        self._local = LocalOrigin(self)
+        self._local = CheckedOrigin(self) if self.settings.encode_in_process else LocalOrigin(self)
         self._by_name: dict[str, Cell] = {}
         self._stopping: dict[Cell, StopReason] = {}
-        self.targets: dict[str, Target] = {}
+        self.targets = Targets(self)
         self._peers: dict[str, Peer] = {}
         self._sessions: dict[Link, Peer | Origin] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,13 +126,14 @@ class Node:
         await self._network.start()
 
     async def close(self, *, grace_s: float = 5.0) -> None:
-        """Stop the actors, the last started first, then the network; idempotent."""
+        """Stop the actors, the last started first, then the network; idempotent. They share the grace."""
         if self._closed:
             return
         self._closed = True
+        until_s = monotonic() + grace_s
         for name in reversed(list(self._by_name)):
             try:
-                await self.stop_actor(name, StopReason.SHUTDOWN, grace_s=grace_s)
+                await self.stop_actor(name, StopReason.SHUTDOWN, grace_s=max(0.0, until_s - monotonic()))
             except Exception:  # the others must still be stopped
                 log.exception("%s could not be stopped", name)
         if self._tasks:
@@ -144,7 +146,9 @@ class Node:
         self._sweeper.close()
         for call in self.pending.take_all():
             if not call.future.done():
-                call.future.set_exception(ActorStopped("this node was closed"))
+                where = call.route.location
+                closed = ActorStopped("this node was closed", executed=Executed.MAYBE)
+                call.future.set_exception(closed.of(where.name, where.incarnation, Executed.MAYBE))
 
     # -- actors
 
@@ -289,7 +293,7 @@ class Node:
         """What a name stands for; one object per name."""
         target = self.targets.get(name)
         if target is None:
-            target = self.targets[name] = Target(self, name, is_component=split_name(name)[1] is None)
+            target = self.targets.add(name)
             target.durable = name in self.durables
         return target
 
@@ -333,7 +337,7 @@ class Node:
                 raise ActorUnavailable(
                     "it has just been stopped", actor=location.name, incarnation=location.incarnation
                 )
-            return LocalRoute(self._local, cell)
+            return self._local.route(cell)
         peer = self._peers.get(location.node)
         if peer is None:
             peer = Peer(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Protocol
+from weakref import WeakValueDictionary
 
-from .directory import Directory, Location
+from .directory import Directory, Location, split_name
 from .errors import ActorNotFound, ActorUnavailable
 from .local import LocalRoute
 from .outlet import Outlet
 from .policy import Executed
 
 Route = Outlet | LocalRoute
+
+KEPT = 1000
+"""Targets that are kept although no reference has them."""
 
 
 class Host(Protocol):
@@ -30,7 +35,7 @@ class Host(Protocol):
 class Target:
     """One name as seen from one node: an instance has one way, a component takes turns among its own."""
 
-    __slots__ = ("_epoch", "_host", "_routes", "_turn", "durable", "is_component", "name")
+    __slots__ = ("__weakref__", "_epoch", "_host", "_routes", "_turn", "durable", "is_component", "name")
 
     def __init__(self, host: Host, name: str, *, is_component: bool) -> None:
         self._host = host
@@ -124,3 +129,34 @@ class Target:
                 await changed
             finally:
                 end()
+
+
+class Targets:
+    """One target per name, as long as a reference has it. The latest are kept besides: their references come again."""
+
+    __slots__ = ("_by_name", "_host", "_latest")
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._by_name: WeakValueDictionary[str, Target] = WeakValueDictionary()
+        self._latest: deque[Target] = deque(maxlen=KEPT)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(list(self._by_name.values()))
+
+    def __repr__(self) -> str:
+        return f"<Targets {len(self)}>"
+
+    def get(self, name: str) -> Target | None:
+        """The target of a name, if there is one."""
+        return self._by_name.get(name)
+
+    def add(self, name: str) -> Target:
+        """Make the target of a name."""
+        target = Target(self._host, name, is_component=split_name(name)[1] is None)
+        self._by_name[name] = target
+        self._latest.append(target)
+        return target

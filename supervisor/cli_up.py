@@ -18,6 +18,8 @@ from .cli_errors import ExitCode, json_line, reporting
 if TYPE_CHECKING:
     from .system import System
 
+REMEMBERED = 1000
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -131,7 +133,8 @@ class _Printer:
     def __init__(self, system: System, *, quiet: bool) -> None:
         self._system, self._quiet = system, quiet
         self._shown: set[str] = set()
-        self._announced: set[tuple[str, str]] = set()
+        self._announced: dict[tuple[str, str], None] = {}
+        """What was said, the latest `REMEMBERED`; an actor that starts again says the same again."""
         self._is_ready = False
         status = system.status()
         if not quiet:
@@ -163,7 +166,9 @@ class _Printer:
             _say(f"  {process.name:<{width}}  pid {process.pid}  {names:<30}  ready  {process.ready_s:.1f} s")
         for entry in status.announcements if self._is_ready else ():
             if (entry.actor, entry.text) not in self._announced:
-                self._announced.add((entry.actor, entry.text))
+                self._announced[entry.actor, entry.text] = None
+                if len(self._announced) > REMEMBERED:
+                    del self._announced[next(iter(self._announced))]
                 _say(f"  {entry.text}")
 
     def _event(self, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from callboard.actors.departed import Departed
 from callboard.actors.directory import Location
 from callboard.actors.node import Node
 from callboard.transports.durable import DurablePolicy
@@ -33,7 +34,7 @@ class Roster:
 
     def __init__(self) -> None:
         self._up: dict[str, Location] = {}
-        self._down: dict[str, tuple[int, str]] = {}
+        self._down = Departed()
         self._durable: dict[str, DurablePolicy] = {}
         self._followers: list[tuple[str, Follower]] = []
 
@@ -49,7 +50,7 @@ class Roster:
         others = [location.to_wire() for location in self._up.values() if location.node != node]
         if others:
             follower(control.DirectoryAdd(others))
-        for name, (incarnation, reason) in self._down.items():
+        for name, incarnation, reason in self._down.items():
             follower(control.DirectoryRemove(name, incarnation, reason))
         return lambda: self._followers.remove(entry) if entry in self._followers else None
 
@@ -63,7 +64,7 @@ class Roster:
         """These can be reached now."""
         for location in locations:
             self._up[location.name] = location
-            self._down.pop(location.name, None)
+            self._down.drop(location.name)
             self._push(control.DirectoryAdd([location.to_wire()]), location.node)
 
     def remove(self, name: str, incarnation: int, reason: str) -> None:
@@ -71,14 +72,14 @@ class Roster:
         present = self._up.get(name)
         if present is not None and present.incarnation <= incarnation:
             del self._up[name]
-            self._down[name] = (incarnation, reason)
+            self._down.note(name, incarnation, reason)
             self._push(control.DirectoryRemove(name, incarnation, reason), present.node)
 
     def node_down(self, node: str, reason: str) -> None:
         """Nothing on this node can be reached any more."""
         for location in self.on_node(node):
             del self._up[location.name]
-            self._down[location.name] = (location.incarnation, reason)
+            self._down.note(location.name, location.incarnation, reason)
         self._push(control.NodeDown(node, reason), node)
 
     def on_node(self, node: str) -> list[Location]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -56,12 +57,23 @@ class ProcessStatus:
     actors: tuple[ActorStatus, ...]
 
 
+MOST_ANNOUNCED = 100
+"""Of one actor."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
     """A line that an actor wants people to see."""
 
     actor: str
     text: str
+
+
+def announced(entries: Sequence[Announcement], entry: Announcement) -> list[Announcement]:
+    """Return the announcements with one more; of each actor the latest `MOST_ANNOUNCED` are kept. Pure."""
+    own = [known for known in entries if known.actor == entry.actor]
+    gone = own[0] if len(own) >= MOST_ANNOUNCED else None
+    return [*(known for known in entries if known is not gone), entry]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from .running import RunningProcess
 from .sentry import Sentry
 from .slots import ActorSlot, ProcessSlot
 from .spec import ActorSpec, Limits
-from .status import Announcement, State
+from .status import Announcement, State, announced
 from .strategy import Failure, one_for_one
 
 log = logging.getLogger("callboard.supervisor")
@@ -385,7 +385,7 @@ class Supervisor:
                 failure = Failure(reason=f"{name} failed: {error}")
                 self._keep(self._recover_actor(slot, actor, failure), self._tasks)
             case control.Announce(name, text):
-                self.announcements.append(Announcement(actor=name, text=text))
+                self.announcements = announced(self.announcements, Announcement(actor=name, text=text))
         self.on_change()
 
     # -- tasks and the guardian

@@ -73,6 +73,9 @@ class NetworkSettings:
     On nats: the same, and the connection to the server."""
     idle_close_s: float = 300.0
     """A link that has been idle for so long is closed."""
+    encode_in_process: bool = False
+    """``CALLBOARD_ENCODE_IN_PROCESS``: encode and decode messages within one process, too. For development: finds what
+    is shared by accident, and what would not travel. On nats: the same."""
     strict_env: bool = False
     """Make an invalid ``DYN_REQUEST_PLANE`` an error instead of a warning."""
     nats: NatsSettings = _DEFAULT_NATS
@@ -152,6 +155,7 @@ VARIABLES: dict[str, str] = {
     "DYN_TCP_POOL_SIZE": "pool_size",
     "DYN_TCP_CONNECT_TIMEOUT": "connect_timeout_s",
     "DYN_TCP_CHANNEL_BUFFER": "channel_buffer",
+    "CALLBOARD_ENCODE_IN_PROCESS": "encode_in_process",
 }
 
 RANGES: dict[str, tuple[float, float]] = {

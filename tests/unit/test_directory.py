@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from callboard.actors.departed import MOST, Departed
 from callboard.actors.directory import Directory, Location, split_name
 
 
@@ -109,3 +110,33 @@ def test_a_location_travels_as_plain_data_and_ignores_what_it_does_not_know():
     assert Location.from_wire([*location.to_wire(), "newer"]) == location
     with pytest.raises(ValueError, match="not enough values"):
         Location.from_wire(location.to_wire()[:5])
+
+
+def test_what_died_longest_ago_is_forgotten_and_the_rest_keeps_its_order():
+    directory = Directory()
+    for number in range(1500):
+        directory.add(at(f"job-{number}.0", 2))
+        directory.remove(f"job-{number}.0", 2, "done")
+    assert directory.names()[:1] != ["job-0"]
+    assert len(directory._down) == MOST
+    assert not directory._components
+    assert directory.down_reason("job-0.0") is None
+    assert directory.down_reason("job-1499") == "done"
+    directory.add(at("job-1499.0", 1))  # late news of the one before
+    assert directory.get("job-1499.0") is None
+    directory.add(at("job-1499.0", 3))
+    assert directory.get("job-1499.0").incarnation == 3
+
+
+def test_a_name_that_died_again_is_among_the_latest():
+    departed = Departed(3)
+    for name in "abc":
+        departed.note(name, 1, "killed")
+    departed.note("a", 2, "killed again")
+    departed.note("d", 1, "killed")
+    assert list(departed) == ["c", "a", "d"]
+    assert (departed.incarnation("a"), departed.reason("a")) == (2, "killed again")
+    assert (departed.incarnation("b"), departed.reason("b")) == (0, None)
+    departed.drop("a")
+    departed.drop("a")
+    assert len(departed) == 2
