@@ -83,10 +83,11 @@ class Admit(Enum):
 class Mailbox:
     """A deque with bounds. Cancelled letters stay as husks until they are reached, but no longer count.
 
-    What runs beside the queue (interleaving methods) takes a place as long as it runs, and is not in the queue.
+    What runs beside the queue (interleaving methods) has as many places of its own: ``lent`` are taken. So such a
+    message comes through although the queue is full, and yet there is a bound.
     """
 
-    __slots__ = ("bytes", "husks", "limit", "limit_bytes", "overflows", "policy", "queue")
+    __slots__ = ("bytes", "husks", "lent", "limit", "limit_bytes", "overflows", "policy", "queue")
 
     def __init__(self, policy: MailboxPolicy) -> None:
         self.policy = policy
@@ -94,6 +95,7 @@ class Mailbox:
         self.queue: deque[Letter] = deque()
         self.bytes = 0
         self.husks = 0
+        self.lent = 0
         self.overflows = 0
 
     def __len__(self) -> int:
@@ -105,12 +107,15 @@ class Mailbox:
 
     @property
     def full(self) -> bool:
-        """True if one more message would overflow."""
-        return len(self.queue) - self.husks >= self.limit or self.bytes >= self.limit_bytes
+        """True if one more message would overflow, or one more of those that run beside the queue."""
+        limit = self.limit
+        waiting = len(self.queue) - self.husks
+        return waiting >= limit or self.bytes >= self.limit_bytes or self.lent >= limit
 
     def has_room(self, reserved: int) -> bool:
         """True if one more message fits beside those that ``reserved`` places are kept for."""
-        return len(self.queue) - self.husks + reserved < self.limit and self.bytes < self.limit_bytes
+        most = max(len(self.queue) - self.husks, self.lent) + reserved
+        return most < self.limit and self.bytes < self.limit_bytes
 
     def accept(self, letter: Letter) -> bool:
         """Put a letter in if the mailbox is not full; the last one may go beyond the byte bound, as with credit."""
@@ -123,14 +128,14 @@ class Mailbox:
 
     def lend(self) -> bool:
         """Give a place to a message that runs beside the queue, until `give_back`; False if there is none."""
-        if self.full:
+        if self.lent >= self.limit:
             return False
-        self.limit -= 1
+        self.lent += 1
         return True
 
     def give_back(self) -> None:
         """A message that ran beside the queue has ended."""
-        self.limit += 1
+        self.lent -= 1
 
     def overflow(self, letter: Letter, *, beside: bool = False) -> tuple[Admit, list[Letter]]:
         """Apply the overflow policy to a letter that was not accepted; who is returned gets `MailboxFull`.
@@ -139,11 +144,11 @@ class Mailbox:
         """
         policy = self.policy
         self.overflows += 1
-        if policy.overflow is Overflow.DROP_OLDEST and self.limit > 0:
+        if policy.overflow is Overflow.DROP_OLDEST and not beside:  # what runs is not dropped
             dropped = []
-            while not (self.lend() if beside else self.accept(letter)):
+            while not self.accept(letter):
                 oldest = self.take_oldest()
-                assert oldest is not None  # an empty mailbox of which not all is lent accepts everything
+                assert oldest is not None  # an empty mailbox accepts everything
                 dropped.append(oldest)
             return Admit.TAKEN, dropped
         if policy.overflow is Overflow.FAIL:
@@ -158,7 +163,7 @@ class Mailbox:
     def put(self, letter: Letter, *, beside: bool = False) -> None:
         """Put a letter in, or lend it a place, regardless of the bounds."""
         if beside:
-            self.limit -= 1
+            self.lent += 1
             return
         self.queue.append(letter)
         self.bytes += letter.size

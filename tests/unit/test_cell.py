@@ -207,7 +207,7 @@ async def test_as_many_handlers_run_as_the_concurrency_says_and_no_more(concurre
 
 
 async def test_every_letter_gives_back_its_credit_once_whatever_becomes_of_it():
-    bench, gate = Bench(messages=7), asyncio.Event()
+    bench, gate = Bench(messages=5), asyncio.Event()
     more = {"inlet": bench.inlet, "size": 10}
     bench.cell.open()
     held = bench.send("wait", gate, **more)

@@ -17,12 +17,12 @@ from .pairs import outcomes
 
 
 async def test_hundreds_of_names_that_come_and_go_leave_bounded_traces(pair):
-    for number in range(MOST + 300):
-        name = f"job-{number}.0"
-        ref = await pair.spawn(Gate, name=name)
-        if not number % 50:
-            assert await ref.ask(Gate.note, number) == number
-        await pair.stop(name)
+    names = [f"job-{number}.0" for number in range(MOST + 300)]
+    for first in range(0, len(names), 50):
+        some = names[first : first + 50]
+        ref, *_ = await asyncio.gather(*(pair.spawn(Gate, name=name) for name in some))
+        assert await ref.ask(Gate.note, first) == first
+        await asyncio.gather(*(pair.stop(name) for name in some))
     for node in {pair.near, pair.far}:
         assert len(node.directory._down) == MOST
         assert not node.directory._components
