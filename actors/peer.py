@@ -33,6 +33,7 @@ from .outbox import Outbox, total_bytes
 from .outcome import note
 from .outlet import Host, Outlet
 from .policy import Executed
+from .stream import Reader
 
 log = logging.getLogger("callboard.actors")
 
@@ -177,7 +178,7 @@ class Peer:
             elif kind == END:
                 reader = host.readers.pop(answer.id, None)
                 if reader is not None:
-                    reader.finish(None)
+                    reader.finish(_missing(reader, body))
             elif kind == ERROR:
                 self._failed(answer.id, from_facts(body))
             elif kind == CREDIT:
@@ -190,7 +191,7 @@ class Peer:
 
     def _unreadable(self, answer: Answer, error: Exception) -> None:
         log.warning("%s sent an answer that cannot be read: %s", self.node, error)
-        if answer.kind == ITEMS:
+        if answer.kind in (ITEMS, END):
             reader = self.host.readers.get(answer.id)
             if reader is not None:
                 where = reader.route.location
@@ -279,3 +280,12 @@ class Peer:
             where = call.route.location
             error = ActorUnavailable(why, actor=where.name, incarnation=where.incarnation, executed=executed)
             self._failed(call_id, error)
+
+
+def _missing(reader: Reader, sent: Any) -> DecodeError | None:
+    """What is wrong with a stream that has ended after ``sent`` items."""
+    if sent == reader.received:
+        return None
+    where = reader.route.location
+    error = DecodeError(f"the stream ended after {sent} items, of which {reader.received} arrived")
+    return error.of(where.name, where.incarnation, Executed.YES)

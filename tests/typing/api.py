@@ -20,6 +20,7 @@ from callboard import (
     MailboxPolicy,
     NetworkSettings,
     OnDown,
+    Outcome,
     Overflow,
     Ref,
     StopReason,
@@ -28,6 +29,7 @@ from callboard import (
     blocking,
     idempotent,
     interleave,
+    outcome,
 )
 from callboard.testing.cluster import Cluster
 
@@ -154,9 +156,12 @@ async def settings() -> None:
 
 
 def failures(error: CallboardError) -> None:
+    assert_type(error.executed, Executed)
+    assert_type(error.retry_is_safe, bool)
+    assert_type((error.actor, error.incarnation), tuple[str, int])
+    assert_type(outcome(error), Outcome)
     if isinstance(error, ActorError):
-        assert_type(error.executed, Executed)
-        assert_type(error.retry_is_safe, bool)
+        assert_type(error.items, int)
     elif isinstance(error, TransportError):
         print(error)
 

@@ -5,7 +5,8 @@ import asyncio
 import msgspec
 import pytest
 
-from callboard.actors.errors import ActorError, ActorUnavailable
+from callboard.actors.envelope import END
+from callboard.actors.errors import ActorError, ActorUnavailable, DecodeError
 from callboard.actors.policy import Executed
 
 from ..network import until
@@ -120,3 +121,20 @@ async def test_an_odd_answer_is_an_error_of_its_ask_and_no_other(remote, kind, b
         await in_time(first)
     assert not isinstance(caught.value, TimeoutError)
     assert await second == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [(3, "ended after 3 items, of which 2 arrived"), (msgspec.Raw(b"\xa2\xff\xfe"), "malformed value")],
+)
+async def test_a_stream_that_ends_short_of_its_number_of_items_says_so(remote, end, text):
+    """Items are numbered: that one is missing cannot go unnoticed."""
+    ref = await remote.spawn(Gate)
+    stream = ref.stream(Gate.trickle, 2)
+    assert [await anext(stream) for _ in range(2)] == [0, 1]
+    (origin,) = remote.origins()
+    (call_id,) = origin.calls
+    origin.link.send((msgspec.msgpack.encode([(END, call_id, end)]),))
+    with pytest.raises(DecodeError, match=text) as caught:
+        await in_time(anext(stream))
+    assert (caught.value.actor, caught.value.executed) == ("a.0", Executed.YES)
