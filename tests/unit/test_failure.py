@@ -21,7 +21,7 @@ from callboard.actors.errors import (
 )
 from callboard.actors.failure import from_facts, shortened, to_facts
 from callboard.actors.policy import Executed
-from callboard.transports.errors import Broken, ConfigError, TooLarge
+from callboard.transports.errors import Broken, TooLarge
 
 
 class Own(Exception):
@@ -129,7 +129,7 @@ def test_a_class_derived_from_ours_comes_back_as_itself_or_as_its_base():
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
     [
-        (ConfigError(["one", "two"]), "callboard.transports.errors:ConfigError", "one\ntwo"),
+        (ValueError((1, 2)), "builtins:ValueError", "(1, 2)"),
         (ValueError(object), "builtins:ValueError", "<class 'object'>"),
         (ValueError(2**70), "builtins:ValueError", str(2**70)),
         (ValueError("\udcff"), "builtins:ValueError", "\\udcff"),
