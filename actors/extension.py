@@ -21,7 +21,8 @@ import decimal
 import math
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
@@ -30,6 +31,11 @@ from .errors import DecodeError, EncodeError
 from .objects import Path, class_name, put_together, spell, take_apart
 
 TUPLE, SET, FROZENSET, BIGINT, OBJECT, BUFFER, REF, TEXT, PAIRS = range(1, 10)
+
+LONGEST_ERROR = 500
+MOST_OF_ONE_HASH = 256
+LONGEST_DTYPE, MOST_DIMENSIONS = 64, 64
+"""Of numpy: characters of what describes an array, and its dimensions."""
 
 _INT64 = range(-(2**63), 2**64)
 _encode = msgspec.msgpack.Encoder().encode
@@ -82,7 +88,7 @@ class Extensions:
         self._ref_class, self._ref_to_wire, self._ref_from_wire = ref_class, ref_to_wire, ref_from_wire
         self._threshold = out_of_band_bytes
         self.decode: Callable[[Any], Any] = msgspec.msgpack.decode
-        self.buffers: Sequence[bytes | memoryview] = ()
+        self.buffers: list[bytes | memoryview | None] = []
         self.plain_objects = False
         """Leave objects as the fields that came, for who has none of the classes: the command line."""
 
@@ -202,20 +208,20 @@ class Extensions:
         make = self._BUILD.get(code)
         if make is None:
             raise DecodeError(f"unknown extension type {code}; the peer is newer than this process")
-        content = self.decode(bytes(payload))
+        content = self.decode(payload)  # in place: copies of copies would multiply by the depth of nesting
         try:
             return content[2] if self.plain_objects and code == OBJECT else make(self, content)
-        except (DecodeError, RecursionError):
+        except RecursionError:
             raise
+        except DecodeError as error:
+            raise DecodeError(brief(str(error))) from None
         except Exception as error:
-            raise DecodeError(f"malformed extension {code}: {type(error).__name__}: {error}") from None
+            raise DecodeError(brief(f"malformed extension {code}: {type(error).__name__}: {error}")) from None
 
     def _build_buffer(self, content: list[Any]) -> Any:
         kind, data, *array = content
         if isinstance(data, int):
-            if not 0 <= data < len(self.buffers):
-                raise DecodeError(f"frame {data} is missing from the message")
-            data = self.buffers[data]
+            data = self._take_frame(data)
         if kind == "bytes":
             return data if isinstance(data, bytes) else bytes(data)
         if kind == "bytearray":
@@ -225,6 +231,15 @@ class Extensions:
         result = _array(data, *array)
         return result[()] if kind == "scalar" else result
 
+    def _take_frame(self, number: int) -> Any:
+        """Return a frame of the message, once: each further place that names it would be a further copy of it."""
+        if not 0 <= number < len(self.buffers):
+            raise DecodeError(f"frame {number} is missing from the message")
+        frame, self.buffers[number] = self.buffers[number], None
+        if frame is None:
+            raise DecodeError(f"frame {number} of the message is in two places")
+        return frame
+
     def _build_ref(self, content: list[Any]) -> Any:
         if self._ref_from_wire is None:
             raise DecodeError("an actor reference arrived where none can be used")
@@ -232,14 +247,36 @@ class Extensions:
 
     _BUILD: ClassVar[dict[int, Callable[[Extensions, Any], Any]]] = {
         TUPLE: lambda self, content: tuple(content),
-        SET: lambda self, content: set(content),
-        FROZENSET: lambda self, content: frozenset(content),
+        SET: lambda self, content: set(must_be_spread(content)),
+        FROZENSET: lambda self, content: frozenset(must_be_spread(content)),
         OBJECT: lambda self, content: put_together(content),
         BUFFER: _build_buffer,
         REF: _build_ref,
         TEXT: lambda self, content: _from_text(*content),
-        PAIRS: lambda self, content: {key: value for key, value in content},  # noqa: C416 (unhashable keys raise here)
+        PAIRS: lambda self, content: _table(content),
     }
+
+
+def brief(text: str) -> str:
+    """Return what is told of an error: the names and shapes in it are as long as a peer makes them."""
+    return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}... ({len(text):,} characters)"
+
+
+def must_be_spread(keys: list[Any]) -> list[Any]:
+    """Return ``keys``; raises `DecodeError` if so many have one hash that a set of them would take for ever to build.
+
+    Texts and bytes have a hash that a peer cannot know; those of numbers, and of tuples of them, it can choose.
+    """
+    if len(keys) > MOST_OF_ONE_HASH:
+        ((_, most),) = Counter(map(hash, keys)).most_common(1)
+        if most > MOST_OF_ONE_HASH:
+            raise DecodeError(f"{most:,} of {len(keys):,} keys have one hash; the limit is {MOST_OF_ONE_HASH}")
+    return keys
+
+
+def _table(content: list[Any]) -> dict[Any, Any]:
+    must_be_spread([key for key, _ in content])
+    return dict(content)
 
 
 def _zone(value: Any, path: Path) -> tuple[Any, ...] | None:
@@ -278,10 +315,15 @@ def _is_flat(numpy: Any, dtype: Any) -> bool:
 
 
 def _array(data: Any, dtype_text: str, shape: list[int]) -> Any:
+    """Everything is checked before numpy sees it: it reads a description of any length, and of any form."""
     import numpy
 
+    if type(dtype_text) is not str or len(dtype_text) > LONGEST_DTYPE:
+        raise DecodeError("an array whose dtype is no short text")
+    if len(shape) > MOST_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        raise DecodeError("an array whose shape is no short list of lengths")
     dtype = numpy.dtype(dtype_text)
-    if type(dtype_text) is not str or not _is_flat(numpy, dtype):
+    if not _is_flat(numpy, dtype):
         raise DecodeError(f"an array of dtype {dtype_text} does not travel")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise DecodeError(f"{len(data)} bytes are not an array of shape {shape} and dtype {dtype_text}")

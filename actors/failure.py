@@ -66,9 +66,10 @@ def shortened(facts: dict[str, Any]) -> dict[str, Any]:
 def from_facts(facts: Any) -> Exception:
     """Build the exception that `to_facts` described; never raises."""
     if not isinstance(facts, dict):
-        why = f"the peer sent an error that cannot be read: {facts!r}"
+        why = f"the peer sent an error that cannot be read, a {type(facts).__name__}"
         return RemoteError(why, executed=Executed.MAYBE)
-    cls = BY_CODE.get(str(facts.get("c")), RemoteError)
+    code = facts.get("c")
+    cls = BY_CODE.get(code, RemoteError) if type(code) is str else RemoteError
     own = _own_class(facts) if cls is RemoteError else _own_kind(cls, facts)
     if own is not None:
         return own

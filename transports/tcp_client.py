@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -33,13 +34,16 @@ from .idle import IdleCloser
 from .ipc import short_cut
 from .settings import NetworkSettings
 from .tcp_link import ZmqLink
+from .tcp_unfinished import Unfinished
 from .zmq_sockets import (
     EVENT_CLOSED,
+    EVENT_CONNECTED,
     EVENT_DISCONNECTED,
     EVENT_HANDSHAKE_SUCCEEDED,
     NOBLOCK,
     RCVMORE,
     Monitor,
+    TooManyFrames,
     Watched,
     acquire_context,
     configure,
@@ -64,6 +68,8 @@ class Connection:
         self._lingers_until_s = 0.0
         self._patience: asyncio.TimerHandle | None = None
         """Runs while the link may be full."""
+        self._fd = -1
+        """Of the connection, once there is one."""
         self.link: ZmqLink | None = None
         try:
             dealer = client.context.socket(zmq.DEALER)
@@ -96,6 +102,7 @@ class Connection:
 
     def abandon(self) -> None:
         """Close the socket without sending what it holds."""
+        self._client.unfinished.remove(self._fd)
         self._monitor.close()
         self._watched.close(0)
 
@@ -104,7 +111,11 @@ class Connection:
             self._ready.set_exception(error)
 
     def _event(self, kind: int, value: int) -> None:
-        if kind == EVENT_HANDSHAKE_SUCCEEDED:
+        if kind == EVENT_CONNECTED:
+            self._fd = value
+            most = self._client.settings.channel_buffer + 1
+            self._client.unfinished.add(value, partial(self._watched.drain, most), self._cut)
+        elif kind == EVENT_HANDSHAKE_SUCCEEDED:
             hello = Hello(self._client.identity, expects=self._expects)
             try:
                 send_frames(self._watched.socket, (encode_hello(HELLO, hello),))
@@ -128,7 +139,11 @@ class Connection:
         size = len(first)
         frames: list[bytes | memoryview] = [first]
         if dealer.getsockopt(RCVMORE):
-            frames += receive_rest(dealer)
+            try:
+                frames += receive_rest(dealer)
+            except TooManyFrames as error:
+                self._cut(str(error))
+                return
             size = sum(map(len, frames))
         link = self.link
         if is_own_frame(first):
@@ -162,7 +177,19 @@ class Connection:
                 self._refuse(HandshakeRefused(self._address, why))
                 return
             self.link = self._client.opened(self, hello.identity, self._address)
+            self._client.unfinished.linked(self._fd, self.link, self._client.settings.max_message_bytes)
             self._ready.set_result(self.link)
+
+    def _cut(self, why: str) -> None:
+        """End the connection at once: the peer would not read a goodbye."""
+        self._client.statistics().oversized += 1
+        if self.link is None:
+            self._refuse(NoRoute(self._address, f"the peer {why}"))
+            self.abandon()
+        elif self.link.is_up:
+            self.link.fail(f"the peer {why}")
+        else:
+            self._leave()
 
     def _writable(self) -> None:
         link = self.link
@@ -207,6 +234,7 @@ class Connection:
         """Close the socket; zmq sends what it holds in the time that is left."""
         if self._patience is not None:
             self._patience.cancel()
+        self._client.unfinished.remove(self._fd)
         self._watched.close(max(0, int((self._lingers_until_s - monotonic()) * 1000)))
         lingers = self._client.lingering.pop(self, None)
         if lingers is not None:
@@ -223,6 +251,7 @@ class TcpClient:
         self.context: zmq.Context[Any] = acquire_context()
         self.lingering: dict[Connection, asyncio.Future[None]] = {}
         """Connections of closed links that still have something to send."""
+        self.unfinished = Unfinished(settings.heartbeat_interval_s)
         self._handler = handler
         self._statistics = PlaneStatistics()
         self._links: dict[str, ZmqLink] = {}
@@ -286,6 +315,7 @@ class TcpClient:
             link.close()
         if self.lingering:
             await asyncio.wait(list(self.lingering.values()))
+        self.unfinished.close()
         await asyncio.get_running_loop().run_in_executor(None, release_context)
 
 

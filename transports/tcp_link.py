@@ -34,7 +34,7 @@ class ZmqLink:
 
     __slots__ = (
         "_carrier", "_error", "_handler", "_statistics", "_unsent", "_waiting", "address", "fd", "full", "key",
-        "limit_bytes", "peer", "stalled_s",
+        "limit_bytes", "peer", "spoke", "stalled_s",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,8 @@ class ZmqLink:
         """Name of the peer at a ROUTER, and the descriptor of its connection."""
         self.fd = fd
         self.full = False
+        self.spoke = False
+        """A message has come since `Unfinished` looked last."""
         self.stalled_s = 0.0
         """Since when zmq has taken nothing, of a link that is full."""
         statistics.links += 1
@@ -144,6 +146,7 @@ class ZmqLink:
         """Give one message up."""
         self._statistics.messages_received += 1
         self._statistics.bytes_received += size
+        self.spoke = True
         self._handler.link_received(self, frames)
 
     def close(self) -> None:

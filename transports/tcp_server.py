@@ -12,6 +12,8 @@ import asyncio
 import errno
 import logging
 import os
+import resource
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -37,7 +39,9 @@ from .host import bracketed, places
 from .ipc import host_id, remove_socket, socket_path
 from .settings import NetworkSettings
 from .tcp_link import ZmqLink
+from .tcp_scissors import Scissors
 from .tcp_strangers import Strangers
+from .tcp_unfinished import Unfinished
 from .zmq_sockets import (
     EVENT_ACCEPTED,
     EVENT_DISCONNECTED,
@@ -47,12 +51,14 @@ from .zmq_sockets import (
     SRCFD,
     ZERO_COPY_BYTES,
     Monitor,
+    TooManyFrames,
     Watched,
     acquire_context,
     configure,
     receive_rest,
     release_context,
     send_frames,
+    skip_frames,
     tune_allocator,
 )
 
@@ -61,6 +67,9 @@ RETRY_S = 0.002
 
 FAREWELL_S = 0.25
 """How long a peer may keep a connection after it was told why there is no link."""
+
+RESERVED_DESCRIPTORS = 64
+"""What strangers may not take of the descriptors of this process: who has waited longest must go for the next."""
 
 log = logging.getLogger("callboard.transports.tcp")
 
@@ -80,7 +89,12 @@ class TcpServer:
         self._by_fd: dict[int, ZmqLink] = {}
         self._going: list[ZmqLink] = []
         """Links whose connection is gone, and whose last messages may still be unread."""
-        self._strangers = Strangers(self._take_news)
+        self._scissors = Scissors()
+        self._strangers = Strangers(self._take_news, self._scissors)
+        self._unfinished = Unfinished(settings.heartbeat_interval_s)
+        self._highest_fd = most_descriptors() - RESERVED_DESCRIPTORS
+        self._skipping = False
+        """The rest of a message is still to be dropped."""
         self._stalled: set[ZmqLink] = set()
         """Links that wait for room; those that have ended leave when they are empty or the peer is dropped."""
         self._retry: asyncio.TimerHandle | None = None
@@ -99,6 +113,7 @@ class TcpServer:
         tune_allocator(self._settings.shrink_message_bytes)
         socket = acquire_context().socket(zmq.ROUTER)
         try:
+            self._scissors.open()
             configure(socket, self._settings)
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self._monitor = Monitor(socket, self._event)
@@ -107,6 +122,7 @@ class TcpServer:
             if self._monitor is not None:
                 self._monitor.close()
             socket.close(0)
+            self._scissors.close()
             remove_socket(self._socket_path)
             release_context()
             raise
@@ -169,6 +185,8 @@ class TcpServer:
         if self._retry is not None:
             self._retry.cancel()
         self._strangers.close()
+        self._scissors.close()
+        self._unfinished.close()
         if self._monitor is not None:
             self._monitor.close()
         router.close(max(0, int((until_s - monotonic()) * 1000)))
@@ -180,6 +198,9 @@ class TcpServer:
     def _receive(self) -> None:
         assert self._router is not None
         socket = self._router.socket
+        if self._skipping:
+            self._skipping = not skip_frames(socket)
+            return
         key = socket.recv(NOBLOCK)
         link = self._links.get(key)
         if link is None:
@@ -191,7 +212,12 @@ class TcpServer:
         size = len(first)
         frames: list[bytes | memoryview] = [first]
         if socket.getsockopt(RCVMORE):
-            frames += receive_rest(socket)
+            try:
+                frames += receive_rest(socket)
+            except TooManyFrames as error:
+                self._skipping = True
+                self._cut(link.fd, str(error))
+                return
             size = sum(map(len, frames))
         if is_own_frame(first):
             if first[:2] == GOODBYE:
@@ -209,9 +235,16 @@ class TcpServer:
             return
         frame = socket.recv(NOBLOCK, copy=False)
         first = frame.bytes if len(frame) < ZERO_COPY_BYTES else b""
-        more = receive_rest(socket)
         fd = int(frame.get(SRCFD))
+        try:
+            more = receive_rest(socket)
+        except TooManyFrames as error:
+            self._skipping = True
+            self._statistics.stray_messages += 1
+            self._cut(fd, str(error))
+            return
         self._take_news()
+        self._unfinished.spoke(fd)
         known = self._strangers.get(fd)
         if first[:2] != HELLO or (known is None and fd not in self._by_fd):
             self._statistics.stray_messages += 1
@@ -250,6 +283,7 @@ class TcpServer:
             fd=fd,
         )
         self._links[key] = self._by_fd[fd] = link
+        self._unfinished.linked(fd, link, self._settings.max_message_bytes)
         self._handler.link_up(link)
 
     def _refuse(self, key: bytes, fd: int, why: str) -> bool:
@@ -280,7 +314,11 @@ class TcpServer:
     def _event(self, kind: int, value: int) -> None:
         if kind == EVENT_ACCEPTED:
             self._strangers.add(value, self._settings.connect_timeout_s, garbage=True)
+            self._unfinished.add(value, self._drain, partial(self._cut, value))
+            if value >= self._highest_fd:
+                self._strangers.drop_oldest()
         elif kind == EVENT_DISCONNECTED:
+            self._unfinished.remove(value)
             link = self._by_fd.pop(value, None)
             stranger = self._strangers.remove(value)
             if link is not None:
@@ -301,12 +339,24 @@ class TcpServer:
         """
         going, self._going = self._going, []
         try:
-            if self._router is not None:
-                connections = len(self._links) + len(self._strangers) + 1
-                self._router.drain(connections * (self._settings.channel_buffer + 1))
+            self._drain()
         finally:
             for link in going:
                 link.fail("the peer is gone")
+
+    def _drain(self) -> None:
+        if self._router is not None:
+            connections = len(self._links) + len(self._strangers) + 1
+            self._router.drain(connections * (self._settings.channel_buffer + 1))
+
+    def _cut(self, fd: int, why: str) -> None:
+        """End a connection at once: its peer would not read a goodbye."""
+        log.warning("ending a connection: it %s", why)
+        self._statistics.oversized += 1
+        link = self._by_fd.get(fd)
+        if link is not None:
+            link.fail(f"the peer {why}")
+        self._strangers.drop(fd)
 
     # -- out: Carrier
 
@@ -350,6 +400,11 @@ class TcpServer:
             self._strangers.add(link.fd, self._settings.linger_s + FAREWELL_S, garbage=False)
         if flush:
             link.resume()
+
+
+def most_descriptors() -> int:
+    """Return how many descriptors this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _bind_error(settings: NetworkSettings, error: zmq.ZMQError) -> Exception:

@@ -1,21 +1,14 @@
-"""Connections of a server that have no link: not yet, or no more. Each has a time until which it may stay.
-
-libzmq has no way to end one connection of a ROUTER. So its descriptor is shut down behind libzmq's back, which then
-sees what it would see if the peer had closed. The number of a descriptor is used again as soon as it is closed,
-and libzmq closes it in its own thread, after it has reported the end: a duplicate that was made before the report
-is the connection that was meant.
-"""
+"""Connections of a server that have no link: not yet, or no more. Each has a time until which it may stay."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
+
+from .tcp_scissors import Scissors
 
 
 @dataclass(slots=True)
@@ -32,7 +25,8 @@ class Stranger:
 class Strangers:
     """Who is connected without a link, by descriptor; drops those whose time is over."""
 
-    def __init__(self, take_news: Callable[[], None]) -> None:
+    def __init__(self, take_news: Callable[[], None], scissors: Scissors) -> None:
+        self._scissors = scissors
         self._known: dict[int, Stranger] = {}
         self._take_news = take_news
         self._timer: asyncio.TimerHandle | None = None
@@ -86,18 +80,24 @@ class Strangers:
                 self._drop(fd, stranger)
         self._arm(min((stranger.until_s for stranger in self._known.values()), default=inf))
 
+    def drop_oldest(self) -> None:
+        """Drop who has been here longest without saying hello: this process has hardly any descriptor left."""
+        for fd, stranger in self._known.items():
+            if stranger.garbage and stranger.until_s < inf:
+                self._drop(fd, stranger)
+                return
+
+    def drop(self, fd: int) -> None:
+        """Drop this one, whatever its time."""
+        stranger = self._known.get(fd)
+        if stranger is not None:
+            self._drop(fd, stranger)
+
     def _drop(self, fd: int, stranger: Stranger) -> None:
         stranger.until_s = inf
-        try:
-            twin = os.dup(fd)
-        except OSError:
-            return
-        try:
-            connection = socket.socket(fileno=twin)
-        except OSError:
-            os.close(twin)
-            return
-        with connection, suppress(OSError):
+
+        def is_meant() -> bool:
             self._take_news()
-            if self._known.get(fd) is stranger:
-                connection.shutdown(socket.SHUT_RDWR)
+            return self._known.get(fd) is stranger
+
+        self._scissors.cut(fd, is_meant)

@@ -24,8 +24,13 @@ POLLIN, POLLOUT, NOBLOCK, SNDMORE = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.N
 EVENTS, FD, RCVMORE = int(zmq.EVENTS), int(zmq.FD), int(zmq.RCVMORE)
 SRCFD = int(getattr(zmq, "SRCFD", 2))
 EVENT_ACCEPTED, EVENT_DISCONNECTED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
+ZERO_COPY_RECV = 10
+"""A context option that pyzmq has no name for."""
+EVENT_CONNECTED = int(zmq.EVENT_CONNECTED)
 EVENT_HANDSHAKE_SUCCEEDED, EVENT_CLOSED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED), int(zmq.EVENT_CLOSED)
-EVENTS_OF_INTEREST = EVENT_ACCEPTED | EVENT_DISCONNECTED | EVENT_HANDSHAKE_SUCCEEDED | EVENT_CLOSED
+EVENTS_OF_INTEREST = (
+    EVENT_ACCEPTED | EVENT_CONNECTED | EVENT_DISCONNECTED | EVENT_HANDSHAKE_SUCCEEDED | EVENT_CLOSED
+)
 """Not the failed handshakes: a DISCONNECTED follows each, and their value is an error number, no descriptor."""
 
 MAX_SOCKETS = 60_000
@@ -33,6 +38,9 @@ MAX_SOCKETS = 60_000
 
 ZERO_COPY_BYTES = 64 * 1024
 PER_TURN = 4
+MOST_FRAMES = 65_536
+"""Of a message; each costs an object here, and an empty one two bytes on the wire."""
+SKIPPED_AT_ONCE = 4096
 _EVENT = struct.Struct("=hi")
 _numbers = itertools.count()
 
@@ -48,6 +56,8 @@ def acquire_context() -> zmq.Context[Any]:
         if _context is None:
             _context = zmq.Context()
             _context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+            # Without a copy, a frame of 34 bytes keeps the whole buffer of 18 KiB that it was read into.
+            _context.set(ZERO_COPY_RECV, 0)
         _users += 1
         return _context
 
@@ -112,10 +122,28 @@ def send_frames(socket: zmq.Socket[Any], frames: Any, prefix: bytes | None = Non
             send(frame, flags, copy=False)
 
 
+class TooManyFrames(Exception):
+    """A message has more than `MOST_FRAMES`; the rest of it is still to be received, by `skip_frames`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"sent a message of more than {MOST_FRAMES:,} frames")
+
+
+def skip_frames(socket: zmq.Socket[Any]) -> bool:
+    """Drop a part of what is left of the current message; True if it was all. A peer may have sent millions."""
+    for _ in range(SKIPPED_AT_ONCE):
+        if not socket.getsockopt(RCVMORE):
+            return True
+        socket.recv(NOBLOCK, copy=False)
+    return False
+
+
 def receive_rest(socket: zmq.Socket[Any]) -> list[bytes | memoryview]:
-    """Receive the frames after the first; large ones are not copied."""
+    """Receive the frames after the first; large ones are not copied. Raises `TooManyFrames`."""
     frames: list[bytes | memoryview] = []
     while socket.getsockopt(RCVMORE):
+        if len(frames) >= MOST_FRAMES:
+            raise TooManyFrames
         frame = socket.recv(NOBLOCK, copy=False)
         frames.append(frame.buffer if len(frame) >= ZERO_COPY_BYTES else frame.bytes)
     return frames
