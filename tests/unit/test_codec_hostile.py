@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import tracemalloc
 
 import msgspec
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from callboard.actors.codec import OUT_OF_BAND_BYTES, Codec, decode_plain
 from callboard.actors.errors import DecodeError
-from callboard.actors.extension import BUFFER, OBJECT, SET, TEXT, TUPLE, Ext
+from callboard.actors.extension import BIGINT, BUFFER, OBJECT, PAIRS, SET, TEXT, TUPLE, Ext
+from callboard.actors.failure import from_facts
 from callboard.testing.conformance.actors.values import Hostile, OwnTuple
 
 from .values import values
@@ -178,3 +180,74 @@ def test_a_frame_that_is_missing_is_a_decode_error():
     body, _ = Codec().encode(b"x" * OUT_OF_BAND_BYTES, "value")
     with pytest.raises(DecodeError, match="frame 0 is missing"):
         Codec().decode(body)
+
+
+def peak_of(body, buffers=()):
+    """Bytes of memory that decoding took at most, above what there was; it may be refused."""
+    tracemalloc.start()
+    try:
+        read(body, buffers)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_nested_extensions_are_not_copied_once_per_level():
+    body = pack(b"x" * 100_000)
+    for _ in range(100):
+        body = pack(Ext(TUPLE, b"\x91" + body))
+    read(body)
+    assert peak_of(body) < 10 * len(body)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bytearray"])
+def test_a_frame_is_taken_once_and_not_copied_as_often_as_it_is_named(kind):
+    frame = memoryview(bytes(100_000))
+    body = pack([Ext(BUFFER, pack([kind, 0]))] * 1000)
+    assert peak_of(body, [frame]) < 10 * len(frame)
+    with pytest.raises(DecodeError, match="frame 0 of the message is in two places"):
+        Codec().decode(body, [frame])
+    codec = Codec()
+    body, buffers = codec.encode([bytes(OUT_OF_BAND_BYTES)] * 2, "value")
+    for _ in range(2):
+        assert codec.decode(body, buffers) == [bytes(OUT_OF_BAND_BYTES)] * 2
+
+
+@pytest.mark.parametrize("length", [Ext(BIGINT, b"\x7f" * 100_000), -1, 1.0, True, "1", None, [1]])
+def test_a_length_in_a_shape_that_is_no_length_is_refused_before_anything_is_computed(length):
+    with pytest.raises(DecodeError, match="no short list of lengths"):
+        Codec().decode(pack(Ext(BUFFER, pack(["ndarray", b"", "<f8", [length] * 8]))))
+
+
+@pytest.mark.parametrize("dtype", ["f4," * 1000, {"names": ["a"], "formats": ["f4"]}, [["a", "f4"]], 5, None])
+def test_what_is_no_short_description_of_an_array_never_reaches_numpy(dtype):
+    with pytest.raises(DecodeError, match="dtype is no short text"):
+        Codec().decode(pack(Ext(BUFFER, pack(["ndarray", bytes(4), dtype, [1]]))))
+
+
+def of_one_hash(count):
+    """Integers that Python cannot tell apart by their hash."""
+    return [Ext(BIGINT, (number * (2**61 - 1)).to_bytes(12, "big", signed=True)) for number in range(count)]
+
+
+def test_keys_that_share_one_hash_are_refused_when_they_are_too_many_for_a_table():
+    with pytest.raises(DecodeError, match="1,000 of 1,000 keys have one hash; the limit is 256"):
+        Codec().decode(pack(Ext(SET, pack(of_one_hash(1000)))))
+    with pytest.raises(DecodeError, match="have one hash"):
+        Codec().decode(pack(Ext(PAIRS, pack([[key, 0] for key in of_one_hash(1000)]))))
+    assert len(Codec().decode(pack(Ext(SET, pack(of_one_hash(200)))))) == 200
+    many = {(number, -number) for number in range(-2000, 2000)} | set(range(5000))
+    assert Codec().decode(*map(lambda part: part or (), Codec().encode(many, "value"))) == many
+
+
+def test_an_error_is_short_however_long_what_it_names_is():
+    for content in (["struct", "m:" + "x" * 100_000, {}], ["dataclass", f"{HERE}:Box", {"y" * 100_000: 1}]):
+        with pytest.raises(DecodeError) as error:
+            Codec().decode(pack(Ext(OBJECT, pack(content))))
+        assert len(str(error.value)) < 600
+
+
+def test_facts_of_an_error_with_an_integer_that_has_no_text_are_an_error_as_well():
+    huge = 10**5000
+    for facts in (huge, [huge], {"c": huge}, {"c": "remote", "k": huge}, {"w": huge}):
+        assert isinstance(from_facts(facts), Exception)
