@@ -92,7 +92,6 @@ class TcpServer:
         self._scissors = Scissors()
         self._strangers = Strangers(self._take_news, self._scissors)
         self._unfinished = Unfinished(settings.heartbeat_interval_s)
-        self._highest_fd = most_descriptors() - RESERVED_DESCRIPTORS
         self._skipping = False
         """The rest of a message is still to be dropped."""
         self._stalled: set[ZmqLink] = set()
@@ -315,7 +314,7 @@ class TcpServer:
         if kind == EVENT_ACCEPTED:
             self._strangers.add(value, self._settings.connect_timeout_s, garbage=True)
             self._unfinished.add(value, self._drain, partial(self._cut, value))
-            if value >= self._highest_fd:
+            if value >= most_descriptors() - RESERVED_DESCRIPTORS:
                 self._strangers.drop_oldest()
         elif kind == EVENT_DISCONNECTED:
             self._unfinished.remove(value)
