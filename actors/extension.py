@@ -270,7 +270,9 @@ def must_be_spread(keys: list[Any]) -> list[Any]:
     if len(keys) > MOST_OF_ONE_HASH:
         ((_, most),) = Counter(map(hash, keys)).most_common(1)
         if most > MOST_OF_ONE_HASH:
-            raise DecodeError(f"{most:,} of {len(keys):,} keys have one hash; the limit is {MOST_OF_ONE_HASH}")
+            raise DecodeError(
+                f"{most:,} of {len(keys):,} keys have one hash; the limit is {MOST_OF_ONE_HASH}"
+            )
     return keys
 
 

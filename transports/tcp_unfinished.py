@@ -1,15 +1,15 @@
 """Ends connections whose input makes no message: libzmq keeps the frames of one that never ends without any bound.
 
-``ZMQ_MAXMSGSIZE`` bounds a frame and ``ZMQ_RCVHWM`` counts whole messages, so neither helps. What libzmq holds cannot be
-asked for, but the kernel says how many bytes a connection has received (``TCP_INFO``), and whoever takes the messages knows
-whether one has come. So a few times a second this looks at each connection: what has come since its last whole message
-is unfinished. More than a message can have is an attack:
+``ZMQ_MAXMSGSIZE`` bounds a frame and ``ZMQ_RCVHWM`` counts whole messages, so neither helps. What libzmq holds cannot
+be asked for. But the kernel says how many bytes a connection has received (``TCP_INFO``), and whoever takes the
+messages knows whether one has come. So a few times a second this looks at each connection: what has come since its last
+whole message is unfinished. More than a message can have is an attack:
 
 - Bytes are counted from the look at which the last message was known to have come, so never too many. Those that libzmq
   has not read yet do not count.
 - Before a connection is judged, everything that is whole is taken. So a sender that was faster than a loop that was
   blocked is not mistaken: one of its messages comes then.
-- Pings and pongs make no message. What they need is given to each connection, `PINGS_BYTES` per interval of the heartbeat.
+- Pings and pongs make no message. What they need is given to each connection: `PINGS_BYTES` per heartbeat.
 
 A look costs two microseconds for each connection. There is none without a connection, and none for unix sockets, which
 do not count: their directory is open to the same user only.
@@ -149,7 +149,9 @@ class Unfinished:
         unfinished = received - account.base_bytes
         if unfinished <= account.most_bytes:
             return unfinished
-        unfinished -= unread_bytes(account.fd)  # before what is whole is taken: what was read until now is known then
+        unfinished -= unread_bytes(
+            account.fd
+        )  # before what is whole is taken: what was read until now is known then
         account.drain()
         if unfinished <= account.most_bytes or self._accounts.get(account.fd) is not account:
             return unfinished

@@ -139,9 +139,7 @@ async def test_a_message_of_a_million_frames_is_refused_and_the_links_go_on_mean
     with call(server.address) as connection:
         await asyncio.to_thread(introduce, connection)
         await until(lambda: len(server.up) == 2)
-        await asyncio.to_thread(
-            flood, connection, frame(b"", more=True) * 1_000_000 + frame(b""), 2_000_002
-        )
+        await asyncio.to_thread(flood, connection, frame(b"", more=True) * 1_000_000 + frame(b""), 2_000_002)
         await until(lambda: server.down)
     assert "more than 65,536 frames" in str(server.down[0][1])
     near.send([b"still here"])

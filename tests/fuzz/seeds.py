@@ -7,7 +7,14 @@ from callboard.actors.codec import Codec
 from callboard.testing.conformance.actors import values
 from callboard.transports import nats_frames as wire
 from callboard.transports.base import Identity
-from callboard.transports.handshake import ACCEPTED, HELLO, Hello, encode_goodbye, encode_hello, encode_refusal
+from callboard.transports.handshake import (
+    ACCEPTED,
+    HELLO,
+    Hello,
+    encode_goodbye,
+    encode_hello,
+    encode_refusal,
+)
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "test_golden_bytes.py"
 _HEX = re.compile(r'"([0-9a-f ]{6,})"')

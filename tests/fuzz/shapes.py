@@ -1,7 +1,7 @@
 """Nearly valid MessagePack: what this runtime sends, with a field or a length that is wrong.
 
-Random bytes seldom get past the first check. Everything here is built from a `Source`. For a new kind of frame: a builder
-here, a target in targets.py, a line in TARGETS.
+Random bytes seldom get past the first check. Everything here is built from a `Source`. For a new kind of frame: a
+builder here, and a target in targets.py with its place in TARGETS.
 """
 
 import struct
@@ -32,7 +32,24 @@ DTYPES = [
     "<f8", "|u1", "<i4", "|S0", "<U1", "|V8", "|V2000000000", "<M8[ns]", "<M8[25s]", "<m8", "O", "|O", "T", "i4,i4",
     "(2,2)i4", "(99999,99999)f8", "?", "", ">c16", "S2147483647", "f2," * 50,
 ]  # fmt: skip
-FIELDS = ["a", "b", "x", "name", "content", "args", "key", "__class__", "__dict__", "c", "w", "k", "p", "d", "t", "s"]
+FIELDS = [
+    "a",
+    "b",
+    "x",
+    "name",
+    "content",
+    "args",
+    "key",
+    "__class__",
+    "__dict__",
+    "c",
+    "w",
+    "k",
+    "p",
+    "d",
+    "t",
+    "s",
+]
 
 
 def array(source, parts):
@@ -112,14 +129,18 @@ def value(source, depth=5):
 
 def _object(source, depth):
     further = parts(source, depth, 3)
-    return array(source, [pack(source.pick(FORMS)), pack(source.pick(CLASSES)), fields(source, depth), *further])
+    return array(
+        source, [pack(source.pick(FORMS)), pack(source.pick(CLASSES)), fields(source, depth), *further]
+    )
 
 
 def _buffer(source, depth):
     data = source.pick((lambda: pack(source.take(source.below(40))), lambda: pack(source.wild() % 2**64)))()
     content = [pack(source.pick(BUFFERS)), data]
     if source.below(3):
-        shape = [value(source, 1) if source.one_in(4) else pack(source.wild()) for _ in range(source.below(4))]
+        shape = [
+            value(source, 1) if source.one_in(4) else pack(source.wild()) for _ in range(source.below(4))
+        ]
         content += [pack(source.pick(DTYPES)), array(source, shape)]
     return array(source, content)
 
@@ -224,15 +245,31 @@ def message(source, kinds):
 
 def handshake(source):
     """The map of a hello."""
-    names = ("node", "name", "namespace", "incarnation", "pid", "host", "address", "max_message_bytes", "features")
+    names = (
+        "node",
+        "name",
+        "namespace",
+        "incarnation",
+        "pid",
+        "host",
+        "address",
+        "max_message_bytes",
+        "features",
+    )
     texts = ("n-1", "x", "default", "tcp://127.0.0.1:1", "\n\x1b[31m", "\u202e", "x" * 300)
     identity = []
     for name in names:
         wild = (lambda: value(source, 2), lambda: pack(source.wild()), lambda: pack(source.pick(texts)))
-        usual = pack([] if name == "features" else source.below(9) if name[0] in "im" or name == "pid" else "n")
+        usual = pack(
+            [] if name == "features" else source.below(9) if name[0] in "im" or name == "pid" else "n"
+        )
         identity.append(pack(name) + (source.pick(wild)() if source.one_in(5) else usual))
     version = array(source, [value(source, 1), pack(0)]) if source.one_in(6) else pack([1, 0])
-    body = [pack("v") + version, pack("e") + pack(source.pick(("", "n", "m"))), pack("i") + table(source, identity)]
+    body = [
+        pack("v") + version,
+        pack("e") + pack(source.pick(("", "n", "m"))),
+        pack("i") + table(source, identity),
+    ]
     if source.one_in(6):
         body.append(pack(source.pick(("why", "v", "i"))) + value(source, 3))
     return source.pick((b"\xc1H", b"\xc1A", b"\xc1R", b"\xc1B")) + damaged(source, table(source, body))
@@ -245,7 +282,9 @@ def piece(source):
     number = source.below(4) if source.below(4) else source.wild() % 2**64
     head = struct.pack(">BBHIQQ", kind, flags, source.pick((0, 0, 1, 65535)), 0, 1, number)
     if source.below(2):
-        lengths = [source.wild() % 2**64 if source.one_in(8) else source.below(9) for _ in range(source.below(4))]
+        lengths = [
+            source.wild() % 2**64 if source.one_in(8) else source.below(9) for _ in range(source.below(4))
+        ]
         body = struct.pack(f">I{len(lengths)}Q", len(lengths), *lengths)
         if source.one_in(8):
             body = struct.pack(">I", source.wild() % 2**32)
@@ -263,7 +302,9 @@ JSON = [
 
 def request(source):
     """A request of a stranger in JSON."""
-    lines = [b'"method": ' + (source.pick(JSON) if source.one_in(8) else b'"%s"' % source.pick(METHODS).encode())]
+    lines = [
+        b'"method": ' + (source.pick(JSON) if source.one_in(8) else b'"%s"' % source.pick(METHODS).encode())
+    ]
     if source.below(4):
         listed = b", ".join(source.pick(JSON) for _ in range(source.below(4)))
         lines.append(b'"args": ' + (source.pick(JSON) if source.one_in(8) else b"[%s]" % listed))

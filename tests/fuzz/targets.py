@@ -6,6 +6,7 @@ a dict of 64 bytes in memory, an empty set three bytes and one of 216; with its 
 allocator nothing costs more than `PER_BYTE`.
 """
 
+import contextlib
 import gc
 import logging
 import tracemalloc
@@ -73,10 +74,8 @@ def codec(data):
     value = _decode(CODEC, body, buffers)
     if source.one_in(4):
         _decode(PLAIN, body, buffers)
-    try:
+    with contextlib.suppress(DecodeError):
         decode_plain(body)
-    except DecodeError:
-        pass
     assert isinstance(from_facts(value), Exception)
 
 
@@ -88,8 +87,7 @@ def handshake(data):
         assert isinstance(decode_reason(frame), str)
         try:
             hello = decode_hello(frame)
-        except Nonsense as error:
-            assert str(error)
+        except Nonsense:
             return
     assert isinstance(objection(US, hello), str)
     assert isinstance(hello, Hello)
@@ -98,7 +96,7 @@ def handshake(data):
         assert type(text) is str
     for number in (peer.incarnation, peer.pid, peer.max_message_bytes):
         assert type(number) is int
-    VICTIM().visit(peer)
+    the_victim().visit(peer)
 
 
 def nats_frames(data):
@@ -133,9 +131,10 @@ def nats_service(data):
     text = source.take(40).decode("utf-16-le" if wide else "latin-1", "replace")
     headers = error_headers(source.number(2), text)
     for line in headers.values():
-        assert line.isascii() and (line.isprintable() or not line)
+        assert line.isascii()
+        assert line.isprintable()
         assert len(line) <= LONGEST_ERROR
-    victim = VICTIM()
+    victim = the_victim()
     endpoint = victim.endpoint()
     service = Service(endpoint, US, Subjects("callboard", text or "x"), "id")
     for verb in ("PING", "INFO", "STATS", source.text()):
@@ -148,9 +147,9 @@ def outside(data):
     """Requests in JSON: each has one answer."""
     source = Source(data)
     body = source.rest() if source.below(4) == 0 else shapes.request(source)
-    endpoint = VICTIM().endpoint()
-    assert type(VICTIM().told(body)) is Answer
-    answer = VICTIM().outcome(lambda: endpoint.ask(body))
+    endpoint = the_victim().endpoint()
+    assert type(the_victim().told(body)) is Answer
+    answer = the_victim().outcome(lambda: endpoint.ask(body))
     assert type(answer) is Answer
     assert 200 <= answer.code < 600
     assert (answer.code == 200) is (answer.error == "")
@@ -159,7 +158,7 @@ def outside(data):
 def origin(data):
     """A peer that dialled us, and sends batches that are not what they should be."""
     messages = _messages(data, (1, 1, 1, 2, 3, 3, 8, 10, 4, 9, 0, 200))
-    victim = VICTIM()
+    victim = the_victim()
     size = sum(len(frame) for frames in messages for frame in frames)
     with Bounded(8 * size):  # a call, a task and an answer for each
         victim.attack_as_caller(messages)
@@ -168,7 +167,7 @@ def origin(data):
 def peer(data):
     """A peer that we dialled, and that answers what it should not."""
     messages = _messages(data, (4, 4, 5, 5, 6, 6, 7, 9, 10, 1, 0, 200))
-    victim = VICTIM()
+    victim = the_victim()
     size = sum(len(frame) for frames in messages for frame in frames)
     with Bounded(8 * size):
         victim.attack_as_server(messages)
@@ -184,7 +183,7 @@ def _messages(data, kinds):
 _victims = []
 
 
-def VICTIM():  # noqa: N802
+def the_victim():
     """The node that all inputs of this run attack."""
     if not _victims:
         _victims.append(Victim())

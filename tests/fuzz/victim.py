@@ -227,4 +227,3 @@ class Victim:
 
 async def _read(ref):
     return [item async for item in ref.stream(Typed.count, 3)]
-
