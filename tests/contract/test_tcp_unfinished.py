@@ -8,9 +8,8 @@ import pytest
 import zmq
 
 from callboard.testing.conformance.network import until
-from callboard.transports import tcp_unfinished
 from callboard.transports.handshake import ACCEPTED
-from callboard.transports.tcp_unfinished import ROOM_BYTES, UNKNOWN_BYTES
+from callboard.transports.tcp_unfinished import ROOM_BYTES, UNKNOWN_BYTES, received_bytes
 
 from .raw_zmtp import call, flood, frame, greet, hello_of, introduce
 
@@ -90,9 +89,14 @@ async def test_the_largest_messages_into_a_loop_that_is_blocked_are_all_taken(no
     server, _, near, _ = await nodes.pair(**settings)
     sender = await nodes.process(**settings)
     await sender.call("connect", address=server.address)
+    await until(lambda: len(server.up) == 2)
+    unfinished = server.network._server._unfinished
     for _ in range(3):
         sender.post("send", count=4, size=LIMIT - 6)
-        time.sleep(3 * tcp_unfinished.LOOK_S)  # noqa: ASYNC251  the loop is blocked
+        begin = received_bytes(server.up[1].fd)
+        while received_bytes(server.up[1].fd) - begin < 3 * LIMIT:
+            time.sleep(0.01)  # noqa: ASYNC251  the loop is blocked, and libzmq goes on
+        unfinished._look()  # as it may be the first thing that runs then
         await sender._answer()
     await until(lambda: len(server.received) == 12)
     near.send([b"still here"])
