@@ -1,9 +1,10 @@
 """One running actor: its mailbox, the tasks that empty it, and its life from start to stop.
 
-An idle actor owns no task. Mail starts a *drainer*, a task that takes letters until none is left; an
-actor with ``concurrency = n`` may have n of them. A drainer that takes a letter while others wait first starts two
-more, so that n concurrent handlers are reached in log n turns of the loop, while handlers that never wait
-are all run by the first one. The loop gets its turn after `TURN_LETTERS` letters.
+An idle actor owns no task. Mail starts a *drainer*, a task that takes letters until none is left; an actor with
+``concurrency = n`` may have n of them. A drainer that takes a letter while others wait first starts two more, so that n
+concurrent handlers are reached in log n turns of the loop, while handlers that never wait are all run by the first one.
+The loop gets its turn after `TURN_LETTERS` letters (a power of two) or about `TURN_S` seconds, for cancellations, stops
+and signs of life; the clock is read after 1, 2, 4, ... letters.
 
 Hot path: `deliver` and `_drain`; they are longer and plainer than the rest for that reason.
 """
@@ -21,15 +22,17 @@ from typing import Any, Protocol
 from .codec import Codec
 from .current import CURRENT
 from .directory import Location
+from .dropped import note_dropped
 from .envelope import OPEN, TELL
 from .errors import ActorStopped, BadArguments, CodecError, DeadlineExceeded, MailboxFull
-from .mailbox import Admit, Letter, Mailbox
+from .mailbox import Admit, Letter, Mailbox, Waiter
 from .pending import INFINITE
 from .policy import Executed, MailboxPolicy, StopReason
-from .running import absorb, plain_stream, run_in_thread
+from .running import absorb, call_on_stop, plain_stream, run_in_thread
 from .signature import Method, Run, methods_of
 
 TURN_LETTERS = 256
+TURN_S = 0.001
 
 log = logging.getLogger("callboard.actors")
 
@@ -55,19 +58,13 @@ class Host(Protocol):
         """A tell raised: stop the actor and tell the supervisor."""
 
 
-class Waiter(Protocol):
-    """Who waits for room in a mailbox."""
-
-    def admit(self, *, open_: bool) -> bool:
-        """There is room, or the actor has closed; returns True if it takes a place."""
-
-
 class Cell:
     """The runtime's side of one incarnation of one actor."""
 
     __slots__ = (
-        "_ended", "_loop", "_starting", "actor", "cls", "concurrency", "drainers", "expired", "failed", "handled",
-        "host", "location", "loose", "mailbox", "methods", "queued", "reserved", "rooms", "started_at_s", "state",
+        "_began_s", "_ended", "_loop", "_pausing", "_starting", "actor", "cls", "concurrency", "drainers",
+        "expired", "failed", "handled", "host", "location", "loose", "mailbox", "methods", "queued", "reserved",
+        "rooms", "started_at_s", "state",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +90,7 @@ class Cell:
         self.handled = self.failed = self.expired = 0
         self.started_at_s = monotonic()
         self._starting = 0
+        self._pausing, self._began_s = False, 0.0
         self._ended: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -120,8 +118,7 @@ class Cell:
         """Take a letter, or answer it with the reason why not."""
         state, mailbox = self.state, self.mailbox
         if state is not _READY and state is not _STARTING:
-            self._count_out(letter)
-            self._refuse(letter, ActorStopped("it is stopping"))
+            self._turn_away(letter, ActorStopped("it is stopping"))
             return
         if letter.method.interleave and state is _READY:
             if mailbox.lend() or self._overflow(letter, beside=True):
@@ -147,11 +144,8 @@ class Cell:
             admit, victims = mailbox.overflow(letter, beside=beside)
             for victim in victims:
                 limit = mailbox.policy
-                self._count_out(victim)
-                self._refuse(
-                    victim,
-                    MailboxFull(f"its mailbox is full ({limit.messages} messages or {limit.bytes:,} bytes)"),
-                )
+                why = f"its mailbox is full ({limit.messages} messages or {limit.bytes:,} bytes)"
+                self._turn_away(victim, MailboxFull(why))
             if admit is Admit.FAIL:
                 self.host.actor_failed(self, MailboxFull("its mailbox overflowed", actor=self.location.name))
         return admit is Admit.TAKEN
@@ -186,8 +180,17 @@ class Cell:
     def _refuse(self, letter: Letter, error: Exception) -> None:
         if letter.kind == TELL:
             self.host.dropped_tells += 1
-            log.warning("dropped a tell of %s to %s: %s", letter.method.name, self.location.name, error)
+            note_dropped(letter.method.name, self.location.name, error)
         letter.origin.fail(letter, error, ran=False)
+
+    def _turn_away(self, letter: Letter, error: Exception) -> None:
+        self._count_out(letter)
+        self._refuse(letter, error)
+
+    def send_back(self, letters: list[Letter]) -> None:
+        """Refuse letters that were taken out of the mailbox, because of a stop."""
+        for letter in letters:
+            self._turn_away(letter, ActorStopped("it was stopped before the message was handled"))
 
     def _count_out(self, letter: Letter) -> None:
         if letter.inlet is not None:
@@ -208,7 +211,7 @@ class Cell:
 
     async def _empty(self, task: asyncio.Task[None]) -> None:
         mailbox, queue, decode = self.mailbox, self.mailbox.queue, self.host.codec.decode_body
-        actor, several, turn, set_current = self.actor, self.concurrency > 1, 0, CURRENT.set
+        actor, several, turn, look, set_current = self.actor, self.concurrency > 1, 0, 1, CURRENT.set
         if several and len(queue) > 1:
             self._start_more(len(queue) - 1)
         while queue and self.state is _READY:
@@ -232,8 +235,7 @@ class Cell:
                 self.expired += 1
                 letter.origin.fail(letter, self._too_late(), ran=False)
                 continue
-            method = letter.method
-            ran = False
+            method, ran = letter.method, False
             letter.task = task
             set_current(letter)
             try:
@@ -271,11 +273,32 @@ class Cell:
                 if kind != TELL:
                     letter.origin.reply(letter, result) if kind != OPEN else letter.origin.forget(letter)
             turn += 1
-            if turn == TURN_LETTERS:
-                turn = 0
-                await asyncio.sleep(0)
+            if turn == look and queue:
+                turn = await self._rest(turn)
+                look = 2 * turn or 1
+                if turn < 0:
+                    break
         if self.rooms:
             self.let_in()
+
+    async def _rest(self, turn: int) -> int:
+        """Let the loop run if a drainer has had its turn; called after 1, 2, 4, ... letters.
+
+        Returns the letters in the turn; less than 0 if another drainer pauses, which goes on at once: one is enough.
+        """
+        now = monotonic()
+        if turn == 1:
+            self._began_s = now
+        if turn < TURN_LETTERS and now - self._began_s < TURN_S:
+            return turn
+        if self._pausing:
+            return -1
+        self._pausing = True
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._pausing = False
+        return 0
 
     def let_in(self) -> None:
         """Admit in turn who waits for room, as long as there is some."""
@@ -286,6 +309,8 @@ class Cell:
         self.queued = bool(rooms or self.reserved)
 
     def _start_more(self, waiting: int) -> None:
+        if self._pausing:
+            return
         for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):
             self._start_drainer()
 
@@ -405,12 +430,10 @@ class Cell:
         self.state = State.STOPPING
         try:
             self.let_in()
-            for letter in self.mailbox.drain():
-                self._count_out(letter)
-                self._refuse(letter, ActorStopped("it was stopped before the message was handled"))
+            self.send_back(self.mailbox.drain())
             await self._end_handlers(0 if reason is StopReason.FAILED else grace_s, max(grace_s, 1.0))
             if was_ready:
-                await self._call_on_stop(reason, max(grace_s, 1.0))
+                await call_on_stop(self.actor, self.location.name, reason, max(grace_s, 1.0))
         finally:
             self.state = State.STOPPED
             ended.set()
@@ -424,19 +447,6 @@ class Cell:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=limit_s)
-
-    async def _call_on_stop(self, reason: StopReason, limit_s: float) -> None:
-        current = CURRENT.set(None)
-        try:
-            async with asyncio.timeout(limit_s):
-                await self.actor.on_stop(reason)
-        except (Exception, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # else nobody asked for it: on_stop awaited a task that it had cancelled
-            log.exception("%s: on_stop failed", self.location.name)
-        finally:
-            CURRENT.reset(current)
 
     def statistics(self) -> dict[str, Any]:
         """Counters and state as plain data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -78,6 +78,13 @@ class Admit(Enum):
     TAKEN = "taken"
     REFUSED = "refused"
     FAIL = "fail"
+
+
+class Waiter(Protocol):
+    """Who waits for room in a mailbox."""
+
+    def admit(self, *, open_: bool) -> bool:
+        """There is room, or the actor has closed; returns True if it takes a place."""
 
 
 class Mailbox:
@@ -192,6 +199,16 @@ class Mailbox:
             self.queue.clear()
             self.queue.extend(live)
             self.husks = 0
+
+    def take_from_peers(self) -> list[Letter]:
+        """Take what came from other nodes; what is from this process, strangers and the store stays, in its order."""
+        taken = [letter for letter in self.queue if letter.inlet is not None and not letter.cancelled]
+        stays = [letter for letter in self.queue if letter.inlet is None and not letter.cancelled]
+        self.queue.clear()
+        self.queue.extend(stays)
+        self.bytes -= sum(letter.size for letter in taken)
+        self.husks = 0
+        return taken
 
     def drain(self) -> list[Letter]:
         """Take everything that is not cancelled."""

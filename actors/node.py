@@ -225,6 +225,7 @@ class Node:
             reason = self._stopping.setdefault(cell, reason)  # of whoever began
             self.directory.remove(name, cell.location.incarnation, f"it was stopped ({reason.value})")
             self._unlist(cell)
+            cell.send_back(cell.mailbox.take_from_peers())  # at once: the rest of a stop may take a while
             await self._shut(cell, grace_s)
             await cell.stop(reason, max(0.0, until_s - monotonic()))
             await self._discard(cell)

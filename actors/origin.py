@@ -19,6 +19,7 @@ from callboard.transports.errors import TransportError
 
 from .cell import Cell
 from .codec import Codec, decode_plain
+from .dropped import note_dropped
 from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL, array_header
 from .errors import ActorStopped, CodecError, EncodeError, UnknownMethod
 from .failure import shortened, to_facts
@@ -186,8 +187,7 @@ class Origin:
     def _refuse(self, letter: Letter, error: Exception, actor: str, incarnation: int) -> None:
         if letter.kind == TELL:
             self.host.dropped_tells += 1
-            who = actor or "an actor that is gone"
-            log.warning("dropped a tell of %s to %s: %s", letter.name, who, error)
+            note_dropped(letter.name, actor or "an actor that is gone", error)
         else:
             self.post_plain((ERROR, letter.id, to_facts(error, actor, incarnation, ran=False)))
 

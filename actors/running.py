@@ -1,14 +1,20 @@
-"""How handlers that are not coroutines run: in a thread, or item by item."""
+"""How handlers that are not coroutines run: in a thread, or item by item; and what else surrounds a handler."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import contextvars
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from .current import CURRENT
+from .policy import StopReason
+
 _END = object()
+
+log = logging.getLogger("callboard.actors")
 
 
 async def run_in_thread(function: Callable[[], Any]) -> Any:
@@ -67,3 +73,18 @@ async def absorb(task: asyncio.Task[None]) -> None:
             await asyncio.sleep(0)  # one that came while the handler ran is only delivered here
         while task.cancelling():
             task.uncancel()
+
+
+async def call_on_stop(actor: Any, name: str, reason: StopReason, limit_s: float) -> None:
+    """Run the last hook of an actor; what it raises is logged."""
+    current = CURRENT.set(None)
+    try:
+        async with asyncio.timeout(limit_s):
+            await actor.on_stop(reason)
+    except (Exception, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # else nobody asked for it: on_stop awaited a task that it had cancelled
+        log.exception("%s: on_stop failed", name)
+    finally:
+        CURRENT.reset(current)

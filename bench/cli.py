@@ -42,7 +42,7 @@ def bench(
     \b
     Exit codes: 0 measured, 1 a case failed, 2 unknown case or plane.
     """
-    from .cases import CASES
+    from .table import CASES
 
     if as_list:
         for case in CASES.values():

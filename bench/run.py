@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import CASES, Case
+from .cases import Case
 from .rig import Rig, Skipped
+from .table import CASES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from callboard.bench.cases import CASES
+from callboard.bench.table import CASES
 
 NEEDS_PROCESSES = {
     "pipeline_32",

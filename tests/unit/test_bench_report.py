@@ -3,10 +3,11 @@
 import pytest
 from click.testing import CliRunner
 
-from callboard.bench.cases import CASES, percentile
+from callboard.bench.cases import percentile
 from callboard.bench.cli import bench, line_of, number, ratio_to_floor
 from callboard.bench.rig import settings_for
 from callboard.bench.run import Result
+from callboard.bench.table import CASES
 
 
 def result(case, *values, skipped=""):
