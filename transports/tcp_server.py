@@ -46,6 +46,7 @@ from .zmq_sockets import (
     EVENT_ACCEPTED,
     EVENT_DISCONNECTED,
     EVENTS,
+    MOST_UNREAD,
     NOBLOCK,
     RCVMORE,
     SRCFD,
@@ -346,7 +347,7 @@ class TcpServer:
     def _drain(self) -> None:
         if self._router is not None:
             connections = len(self._links) + len(self._strangers) + 1
-            self._router.drain(connections * (self._settings.channel_buffer + 1))
+            self._router.drain(connections * (max(MOST_UNREAD, self._settings.channel_buffer) + 1))
 
     def _cut(self, fd: int, why: str) -> None:
         """End a connection at once: its peer would not read a goodbye."""

@@ -36,6 +36,15 @@ EVENTS_OF_INTEREST = (
 MAX_SOCKETS = 60_000
 """A link costs three sockets (its own, and the two ends of its monitor); libzmq's own limit would be 1023."""
 
+MOST_UNREAD = 100_000
+"""Messages of one peer that libzmq takes from the network before they are read: a bound that nobody reaches.
+
+When it is reached, libzmq stops reading that connection, and if the peer dies then while heartbeats are on, it aborts
+the process (``Assertion failed: !_io_error``, libzmq issue 4364, in 4.3.5 and before). A bound of a hundred is reached
+by whoever holds the event loop for a second. What a peer sends without being read is bounded above, by the credit of
+actors and streams.
+"""
+
 ZERO_COPY_BYTES = 64 * 1024
 PER_TURN = 4
 MOST_FRAMES = 65_536
@@ -98,7 +107,7 @@ def configure(socket: zmq.Socket[Any], settings: NetworkSettings) -> None:
     socket.setsockopt(zmq.LINGER, int(settings.linger_s * 1000))
     socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
     socket.setsockopt(zmq.SNDHWM, settings.channel_buffer)
-    socket.setsockopt(zmq.RCVHWM, settings.channel_buffer)
+    socket.setsockopt(zmq.RCVHWM, max(MOST_UNREAD, settings.channel_buffer))
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(settings.heartbeat_interval_s * 1000))
     # libzmq counts from the probe, and a peer may fall silent just after one: together they make the timeout.
     patience_s = settings.heartbeat_timeout_s - settings.heartbeat_interval_s

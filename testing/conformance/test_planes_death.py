@@ -128,6 +128,21 @@ async def test_a_reader_that_stalls_makes_the_link_full_and_loses_nothing(nodes)
     assert client.down == []
 
 
+async def test_a_busy_process_outlives_a_peer_that_died_and_left_it_much_unread(nodes):
+    """It reads nothing while a handler holds its loop; what the plane does meanwhile must not end it."""
+    beats = {"heartbeat_interval_s": 0.05, "heartbeat_timeout_s": 20}
+    busy, sender = await nodes.process(**beats), await nodes.process(channel_buffer=1000, **beats)
+    await sender.call("connect", address=busy.address)
+    busy.post("block", seconds=1)
+    await sender.call("send", count=400, size=100)
+    await sender.call("count")
+    sender.kill()
+    answer = await busy._answer()
+    while not answer["downs"]:
+        answer = await busy.call("count")
+    assert answer["count"] <= 400
+
+
 async def test_a_stalled_peer_of_a_server_does_not_hold_up_the_others(nodes):
     server = await nodes.make(channel_buffer=5, **PATIENT)
     stalled = await nodes.process(**PATIENT)
