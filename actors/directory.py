@@ -83,10 +83,14 @@ class Directory:
         self._changed(location.name)
 
     def remove(self, name: str, incarnation: int, reason: str) -> None:
-        """Mark an incarnation as down; a newer one stays."""
+        """Mark an incarnation as down; a newer one stays.
+
+        One that was never up here counts, too: who comes while it is down is told so, not that it is unknown.
+        """
         present = self._by_name.get(name)
-        if present is not None and present.incarnation <= incarnation:
-            del self._by_name[name]
+        known = present.incarnation if present else self._down.incarnation(name) + 1
+        if known <= incarnation:
+            self._by_name.pop(name, None)
             self._down.note(name, incarnation, reason)
             self._changed(name)
 

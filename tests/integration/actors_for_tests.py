@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from callboard.actors.actor import Actor, idempotent
-from callboard.actors.policy import StopReason
+from callboard.actors.policy import OnDown, StopReason
 from callboard.actors.ref import Ref
 
 
@@ -167,6 +167,19 @@ class Slow(Actor):
 
     async def fail(self) -> None:
         raise ValueError("asked to")
+
+
+class Patient(Actor):
+    """Asks a slow one, and waits for it or not."""
+
+    def __init__(self, slow: Ref[Slow]) -> None:
+        self.slow = slow
+
+    async def ping(self) -> int:
+        return await self.slow.ask(Slow.ping)
+
+    async def ping_when_up(self) -> int:
+        return await self.slow.options(on_down=OnDown.WAIT).ask(Slow.ping)
 
 
 class Recorder(Actor):

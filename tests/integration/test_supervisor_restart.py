@@ -20,7 +20,7 @@ from callboard.supervisor.status import State
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
 
-from .actors_for_tests import DiesAtOnce, Echo, FailsLater, Gate, Slow
+from .actors_for_tests import DiesAtOnce, Echo, FailsLater, Gate, Patient, Slow
 from .terminal import callboard
 from .waiting import until
 
@@ -142,6 +142,25 @@ async def test_while_a_worker_is_down_its_callers_are_told_at_once_or_wait_as_th
     with pytest.raises(ActorUnavailable, match="killed by SIGKILL"):
         ref.tell("ping")
     waiting = asyncio.create_task(ref.options(on_down=OnDown.WAIT, deadline_s=60).ask(Slow.ping))
+    await until(lambda: pid_of(system, "slow.0"))
+    assert not waiting.done()
+    ready.touch()
+    assert await waiting == 2
+
+
+async def test_a_process_that_starts_while_a_worker_is_down_is_told_so_or_waits(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    ready.touch()
+    system = await cluster.system()
+    slow = await system.spawn(Slow, str(ready))
+    ready.unlink()
+    await system.kill("slow.0")
+    patient = await system.spawn(Patient, slow)
+    with pytest.raises(ActorUnavailable, match="killed by SIGKILL"):
+        await patient.ask(Patient.ping)
+    waiting = asyncio.create_task(patient.ask(Patient.ping_when_up))
     await until(lambda: pid_of(system, "slow.0"))
     assert not waiting.done()
     ready.touch()

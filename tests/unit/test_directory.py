@@ -140,3 +140,15 @@ def test_a_name_that_died_again_is_among_the_latest():
     departed.drop("a")
     departed.drop("a")
     assert len(departed) == 2
+
+
+def test_who_is_down_when_we_come_is_known_to_be_down():
+    directory = Directory()
+    directory.remove("w.0", 3, "killed")
+    assert (directory.get("w.0"), directory.instances("w")) == (None, [])
+    assert directory.down_reason("w.0") == directory.down_reason("w") == "killed"
+    directory.remove("w.0", 2, "late word of an older one")
+    directory.remove("w.0", 3, "again")
+    assert directory.down_reason("w.0") == "killed"
+    directory.remove("w.0", 4, "killed once more")
+    assert directory.down_reason("w.0") == "killed once more"
