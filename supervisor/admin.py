@@ -56,7 +56,17 @@ class Resolve(Message, frozen=True):
     name: str
 
 
-Request = GetStatus | StopSystem | Follow | Resolve
+class Join(Message, frozen=True):
+    """The client calls actors as ``node``: if it hangs up before it has said `Leave`, nobody waits for its answers."""
+
+    node: str
+
+
+class Leave(Message, frozen=True):
+    """The client's node is closed, and has said so to whom it spoke to."""
+
+
+Request = GetStatus | StopSystem | Follow | Resolve | Join | Leave
 
 
 class StatusReply(Message, frozen=True):
@@ -86,6 +96,8 @@ class Welcome(Message, frozen=True):
     number: int
     namespace: str
     settings: NetworkSettings
+    joins: bool = False
+    """True if `Join` and `Leave` are understood."""
 
 
 class Resolved(Message, frozen=True):
@@ -154,6 +166,9 @@ class AdminServer:
     def _lost(self, session: _Session) -> None:
         session.unfollow()
         self._sessions.discard(session)
+        # The kernel says it at once; on a plane with a broker between, links would take seconds to notice.
+        if session.node and not self._roster.on_node(session.node):
+            self._roster.node_down(session.node, "the process of this client is gone")
 
     def _received(self, session: _Session, request: Request) -> None:
         channel = session.channel
@@ -171,7 +186,11 @@ class AdminServer:
                 session.unfollow()
                 # Welcome comes last: whoever has it knows every actor.
                 session.unfollow = self._roster.follow(channel.send)
-                channel.send(Welcome(number, self._namespace, self._settings))
+                channel.send(Welcome(number, self._namespace, self._settings, True))
+            case Join(node):
+                session.node = node
+            case Leave():
+                session.node = ""
 
     async def _answer(self, channel: Channel[Request], number: int) -> None:
         try:
@@ -191,6 +210,7 @@ class _Session:
 
     def __init__(self) -> None:
         self.unfollow: Callable[[], None] = lambda: None
+        self.node = ""
 
 
 class AdminClient:
@@ -203,6 +223,7 @@ class AdminClient:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._channel: Channel[Reply] | None = None
+        self._joins = False
 
     async def connect(self, directory: Path) -> None:
         """Connect to the system in a runtime directory. Raises `NotRunning`."""
@@ -219,7 +240,18 @@ class AdminClient:
         """Get the directory and every change of it from now on."""
         reply = await self._ask(Follow, limit_s)
         assert isinstance(reply, Welcome)
+        self._joins = reply.joins
         return reply
+
+    def join(self, node: str) -> None:
+        """Say as which node this process calls actors, so that they hear of its end at once."""
+        if self._joins and self._channel is not None:
+            self._channel.send(Join(node))
+
+    def leave(self) -> None:
+        """Say that the node is closed: what it had sent last still counts."""
+        if self._joins and self._channel is not None:
+            self._channel.send(Leave())
 
     async def status(self, limit_s: float = 5.0) -> SystemStatus:
         """What the system looks like, with the counters of its actors."""

@@ -63,6 +63,7 @@ class Connection:
         )
         await node.start()
         self._node = node
+        self._client.join(node.id)
         for push in self._early:
             apply(push, node)
         self._early.clear()
@@ -119,6 +120,7 @@ class Connection:
 
     async def close(self) -> None:
         """Leave the system; idempotent."""
+        self._client.leave()
         await self._client.close()
         if self._node is not None:
             await self._node.close(grace_s=0)
