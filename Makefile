@@ -10,6 +10,10 @@ TIMES ?= 100
 FUZZ ?= codec=60 handshake=10 nats_frames=15 origin=5 peer=4 nats_service=4 outside=2
 INPUTS ?= 1000000
 DEPENDS := setup.cfg pyproject.toml
+SECONDS ?= 600
+PLANE ?= tcp
+SEED ?=
+LEAK_BYTES ?=
 
 # One line of shell: the first Python that is new enough and can make environments.
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
@@ -23,7 +27,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	  exit 1; \
 	fi
 
-.PHONY: help serve test check wheel test-lowest soak fuzz clean
+.PHONY: help serve test check wheel test-lowest soak soak-mixed fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -65,6 +69,10 @@ fuzz: $(VENV)/dev.stamp  ## Feed INPUTS=1000000 hostile inputs to what a peer ca
 	@cd tests && for share in $(FUZZ); do \
 	  PYTHONPATH= ../$(BIN)/python -m fuzz.run $${share%=*} $$(($(INPUTS) * $${share#*=} / 100)) ../.fuzz || exit 1; \
 	done
+
+soak-mixed: $(VENV)/dev.stamp  ## Load a system while its processes die and freeze (SECONDS=600 PLANE=tcp SEED=n)
+	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) SOAK_LEAK_BYTES=$(LEAK_BYTES) \
+	  $(BIN)/pytest -s -q -k "[$(PLANE)]" tests/soak/test_mixed.py
 
 clean:  ## Remove the environments and everything built
 	@rm -rf $(VENV) $(VENV)-lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

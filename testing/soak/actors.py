@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from callboard.actors.actor import Actor, blocking, idempotent
 from callboard.actors.node import Node
@@ -40,7 +40,7 @@ class Watched(Actor):
 
     async def look(self) -> dict[str, int]:
         """See `counts`."""
-        return counts(self.context.ref._host)
+        return counts(cast("Node", self.context.ref._host))
 
 
 class Worker(Watched):

@@ -32,7 +32,7 @@ class Targets(NamedTuple):
 
     workers: Ref[Any]
     """A component whose processes are killed and stopped."""
-    count: int
+    width: int
     narrow: Ref[Any]
     """One instance with a small mailbox, killed and stopped, too."""
     steady: Ref[Any]
@@ -56,7 +56,7 @@ class Load:
         workers = targets.workers.options(deadline_s=DEADLINE_S)
         self._workers = workers
         self._patient = workers.options(deadline_s=PATIENT_S, on_down=OnDown.WAIT, retries=8)
-        single = [workers.instance(index) for index in range(targets.count)]
+        single = [workers.instance(index) for index in range(targets.width)]
         self._steady = targets.steady.options(deadline_s=DEADLINE_S, retries=0)
         self._narrow = targets.narrow.options(deadline_s=2.0, retries=0)
         self._single = [*(one.options(retries=0) for one in single), self._steady, self._narrow]

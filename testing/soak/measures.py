@@ -1,11 +1,11 @@
 """Is it flat? Samples of the processes that live through a soak, and what their medians say. `drift` is pure.
 
-The median of the second quarter is compared with that of the last; the first is warm-up. What leaks ``n`` bytes
-at each of ``r`` asks a second grows by ``n * r * T / 2`` between the middles of these quarters, over ``T`` seconds. A
-median forgives outliers in up to half of its samples, but no steady growth, so a leak stays unseen only
-below ``n = tolerance / (r * T / 2)``: with 2 MiB and 60 asks a second at each process, 1,165 bytes an ask in a
-minute and 117 in ten. The tolerance is what the allocator's noise was at most in runs without a leak. Descriptors
-are few and do not float: the tolerance is what is open while one process is on its way back.
+The median of the second quarter is compared with that of the last; the first is warm-up. What leaks ``n`` bytes at each
+of ``r`` asks a second grows by ``n * r * T / 2`` between the middles of these quarters, over ``T`` seconds. A median
+forgives outliers in up to half of its samples, but no steady growth, so a leak stays unseen only below
+``n = tolerance / (r * T / 2)``: with 2 MiB and 80 asks a second, 874 bytes an ask in a minute and 87 in ten. The
+tolerance is three times what ten minutes without a leak have shown. Descriptors, tasks and calls have tolerances of
+what is open while a process is on its way back.
 """
 
 from __future__ import annotations
