@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,21 +13,21 @@ from time import perf_counter
 
 import psutil
 
-from callboard.actors.errors import ActorError, ActorUnavailable, MailboxFull
+from callboard.actors.errors import ActorError, ActorUnavailable
 from callboard.actors.policy import OnDown
-from callboard.actors.ref import Ref
 from callboard.supervisor.system import System
 
-from .actors import Echo, Forwarder, Idle, Source
+from .actors import Echo, Idle
+from .client import CallboardClient
 from .floor import round_trips
+from .http_load import events_per_second
+from .measuring import Skipped, Values, measure
 from .payloads import MB, MESSAGES
-from .rig import Rig, Skipped
+from .rig import Rig
 
-WARM_UP = 300
-STREAM_ITEMS = 1000
-PIPELINE_ITEMS = 100
 IDLE_ACTORS = 2000
 SPAWNED_ACTORS = 200
+IMPORT = "from time import perf_counter as now; start = now(); import callboard; print(now() - start)"
 
 
 class Better(Enum):
@@ -62,13 +63,16 @@ def case(name: str, unit: str, better: Better, what: str) -> Callable[[Measure],
     return enter
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Return the value below which ``share`` of the values lie.
+async def measured(rig: Rig, what: str, seconds: float) -> Values:
+    """Measure callboard as its peers are measured, see `callboard.bench.measuring`. Raises `Skipped`."""
+    if what == "echo_64mb" and rig.settings.max_message_bytes < 64 * MB:
+        raise Skipped(f"64 MB is above the message limit of {rig.settings.max_message_bytes:,} bytes")
+    return await measure(await CallboardClient.of(rig, what), what, seconds)
 
-    >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5)
-    3.0
-    """
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+async def _one(rig: Rig, what: str, seconds: float, name: str = "") -> float:
+    value, _ = (await measured(rig, what, seconds))[name or what]
+    return value
 
 
 # -- one at a time
@@ -82,181 +86,79 @@ async def floor_zmq(rig: Rig, seconds: float) -> float:
     return statistics.median(await asyncio.to_thread(round_trips, rig.plane, seconds)) * 1e6
 
 
-async def _one_at_a_time(rig: Rig, seconds: float) -> list[float]:
-    echo = await rig.spawn(Echo)
-    for message in MESSAGES[:WARM_UP]:
-        await echo.ask(Echo.echo, message)
-    times: list[float] = []
-    end = perf_counter() + seconds
-    while (start := perf_counter()) < end:
-        await echo.ask(Echo.echo, MESSAGES[len(times) & 4095])
-        times.append(perf_counter() - start)
-    return times
-
-
 @case("ask_seq_p50", "us", Better.LOWER, "ask, one at a time, median")
 async def ask_seq_p50(rig: Rig, seconds: float) -> float:
     """The client does nothing else."""
-    return statistics.median(await _one_at_a_time(rig, seconds)) * 1e6
+    return await _one(rig, "ask_seq", seconds, "ask_seq_p50")
 
 
 @case("ask_seq_p99", "us", Better.LOWER, "ask, one at a time, 99th percentile")
 async def ask_seq_p99(rig: Rig, seconds: float) -> float:
     """The client does nothing else."""
-    return percentile(await _one_at_a_time(rig, seconds), 0.99) * 1e6
+    return await _one(rig, "ask_seq", seconds, "ask_seq_p99")
 
 
 # -- many at a time
 
 
-async def _in_flight(rig: Rig, seconds: float, width: int) -> float:
-    echo = await rig.spawn(Echo)
-
-    async def asker(first: int, end: float) -> int:
-        number = first
-        while perf_counter() < end:
-            await echo.ask(Echo.echo, MESSAGES[number & 4095])
-            number += 1
-        return number - first
-
-    await asyncio.gather(*(asker(n * 16, perf_counter() + seconds / 5) for n in range(width)))
-    start = perf_counter()
-    counts = await asyncio.gather(*(asker(n * 16, start + seconds) for n in range(width)))
-    return sum(counts) / (perf_counter() - start)
-
-
 @case("ask_64", "1/s", Better.HIGHER, "ask, 64 in flight")
 async def ask_64(rig: Rig, seconds: float) -> float:
     """64 clients, each waits for its answer before it asks again."""
-    return await _in_flight(rig, seconds, 64)
+    return await _one(rig, "ask_64", seconds)
 
 
 @case("ask_256", "1/s", Better.HIGHER, "ask, 256 in flight")
 async def ask_256(rig: Rig, seconds: float) -> float:
     """256 clients, each waits for its answer before it asks again."""
-    return await _in_flight(rig, seconds, 256)
+    return await _one(rig, "ask_256", seconds)
 
 
 @case("tell", "1/s", Better.HIGHER, "tell, counted when handled")
 async def tell(rig: Rig, seconds: float) -> float:
     """Until the actor says that it has handled every one."""
-    echo = await rig.spawn(Echo)
-    await _tell_for(echo, seconds / 5)
-    before = await echo.ask(Echo.count)
-    start = perf_counter()
-    sent = await _tell_for(echo, seconds)
-    handled = await echo.ask(Echo.count) - before
-    took = perf_counter() - start
-    if handled != sent:
-        raise RuntimeError(f"{sent} told, {handled} handled")
-    return handled / took
-
-
-async def _tell_for(echo: Ref[Echo], seconds: float) -> int:
-    sent = 0
-    end = perf_counter() + seconds
-    while perf_counter() < end:
-        for message in MESSAGES[(sent & 4095) : (sent & 4095) + 256]:
-            try:
-                echo.tell(Echo.note, message)
-            except MailboxFull:
-                await echo.tell_wait(Echo.note, message)
-        sent += 256
-        await asyncio.sleep(0)
-    return sent
+    return await _one(rig, "tell", seconds)
 
 
 # -- streams
 
 
-async def _readers(source: Ref[Source], seconds: float, width: int, items: int) -> tuple[float, list[float]]:
-    """Items per second, and the time to each stream's first item."""
-    first_items: list[float] = []
-
-    async def reader(end: float) -> int:
-        total = 0
-        while True:
-            start = perf_counter()
-            if start > end:
-                return total
-            count = 0
-            async for _ in source.stream(Source.items, items):
-                if not count:
-                    first_items.append(perf_counter() - start)
-                count += 1
-            if count != items:
-                raise RuntimeError(f"{items} items were asked for, {count} came")
-            total += count
-
-    await asyncio.gather(*(reader(perf_counter() + seconds / 5) for _ in range(width)))
-    first_items.clear()
-    start = perf_counter()
-    totals = await asyncio.gather(*(reader(start + seconds) for _ in range(width)))
-    return sum(totals) / (perf_counter() - start), first_items
-
-
 @case("stream_1", "items/s", Better.HIGHER, "one stream of 1000 items after the other")
 async def stream_1(rig: Rig, seconds: float) -> float:
     """One reader."""
-    return (await _readers(await rig.spawn(Source), seconds, 1, STREAM_ITEMS))[0]
+    return await _one(rig, "stream_1", seconds)
 
 
 @case("stream_32", "items/s", Better.HIGHER, "32 readers of streams of 1000 items")
 async def stream_32(rig: Rig, seconds: float) -> float:
     """32 readers in one process."""
-    return (await _readers(await rig.spawn(Source), seconds, 32, STREAM_ITEMS))[0]
-
-
-async def _pipeline(rig: Rig, seconds: float) -> tuple[float, list[float]]:
-    rig.system  # noqa: B018 (a memory plane has two nodes, not three)
-    source = await rig.spawn(Source)
-    forwarder = await rig.spawn(Forwarder, source)
-    return await _readers(forwarder, seconds, 32, PIPELINE_ITEMS)  # type: ignore[arg-type]
+    return await _one(rig, "stream_32", seconds)
 
 
 @case("pipeline_32", "items/s", Better.HIGHER, "client, router, worker: 32 streams of 100 items")
 async def pipeline_32(rig: Rig, seconds: float) -> float:
     """Three processes; each item crosses two links."""
-    return (await _pipeline(rig, seconds))[0]
+    return await _one(rig, "pipeline", seconds, "pipeline_32")
 
 
 @case("first_item", "us", Better.LOWER, "to the first item in pipeline_32, median")
 async def first_item(rig: Rig, seconds: float) -> float:
     """Under the load of the other 31 streams."""
-    return statistics.median((await _pipeline(rig, seconds))[1]) * 1e6
+    return await _one(rig, "pipeline", seconds, "first_item")
 
 
 # -- large payloads
 
 
-async def _big(rig: Rig, seconds: float, size: int) -> float:
-    if size > rig.settings.max_message_bytes:
-        raise Skipped(
-            f"{size // MB} MB is above the message limit of {rig.settings.max_message_bytes:,} bytes"
-        )
-    echo = await rig.spawn(Echo)
-    data = bytes(range(256)) * (size // 256)
-    for _ in range(3):
-        if await echo.ask(Echo.big, data) != data:
-            raise RuntimeError("what came back is not what was sent")
-    count, start = 0, perf_counter()
-    while perf_counter() < start + seconds:
-        if len(await echo.ask(Echo.big, data)) != len(data):
-            raise RuntimeError("what came back is not what was sent")
-        count += 1
-    return count * len(data) / MB / (perf_counter() - start)
-
-
 @case("echo_1mb", "MB/s", Better.HIGHER, "1 MB there and back, one at a time; payload over round trip")
 async def echo_1mb(rig: Rig, seconds: float) -> float:
     """The wire carries twice as much."""
-    return await _big(rig, seconds, MB)
+    return await _one(rig, "echo_1mb", seconds)
 
 
 @case("echo_64mb", "MB/s", Better.HIGHER, "64 MB there and back, one at a time; payload over round trip")
 async def echo_64mb(rig: Rig, seconds: float) -> float:
     """Above the default message limit, which the rig raises."""
-    return await _big(rig, seconds, 64 * MB)
+    return await _one(rig, "echo_64mb", seconds)
 
 
 # -- life and death
@@ -275,8 +177,8 @@ async def spawn(rig: Rig, seconds: float) -> float:
 @case("idle_node", "MiB", Better.LOWER, "memory of a process with one idle actor (proportional set size)")
 async def idle_node(rig: Rig, seconds: float) -> float:
     """What a process of the system costs."""
-    pid = await (await rig.spawn(Echo)).ask(Echo.pid) if rig.system else 0
-    return float(psutil.Process(pid).memory_full_info().pss) / 2**20
+    rig.system  # noqa: B018 (skips on the memory plane)
+    return await _one(rig, "idle_node", seconds)
 
 
 @case("idle_actor", "KiB", Better.LOWER, f"memory of one of {IDLE_ACTORS} idle actors in a process")
@@ -392,3 +294,20 @@ async def startup(rig: Rig, seconds: float) -> float:
         three = await system.spawn(Echo, replicas=3, processes=3)
         await asyncio.gather(*(one.ask(Echo.count) for one in three.instances()))
         return perf_counter() - start
+
+
+@case("import", "ms", Better.LOWER, "`import callboard` in a new interpreter")
+async def import_(rig: Rig, seconds: float) -> float:
+    """What a script pays before it does anything; the start of Python is not counted."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", IMPORT, stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+    )
+    output, _ = await process.communicate()
+    return float(output) * 1e3
+
+
+@case("http_32", "events/s", Better.HIGHER, "HTTP frontend, router, worker: 32 connections, answers of 100 tokens")
+async def http_32(rig: Rig, seconds: float) -> float:
+    """The serving application with its simulated engine, in processes of their own, without delays."""
+    rig.system  # noqa: B018 (skips on the memory plane)
+    return await events_per_second(rig, seconds)

@@ -17,13 +17,11 @@ from callboard.supervisor.nats_server import NatsServer
 from callboard.supervisor.system import System
 from callboard.transports.settings import NetworkSettings
 
+from .measuring import Skipped
+
 A = TypeVar("A", bound=Actor)
 
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024
-
-
-class Skipped(Exception):
-    """A case that cannot be measured here; the text says why."""
 
 
 def settings_for(plane: str) -> NetworkSettings:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cases import Case
-from .rig import Rig, Skipped
+from .measuring import Skipped
+from .rig import Rig
 from .table import CASES
 
 
