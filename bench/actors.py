@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from callboard.actors.actor import Actor
+from callboard.actors.actor import Actor, interleave
 from callboard.actors.ref import Ref
 
 
@@ -46,6 +48,52 @@ class Source(Actor):
         """Yield ``count`` items of about 50 bytes."""
         for index in range(count):
             yield {"i": index, "token": "hello", "done": False, "score": 0.5}
+
+
+    @interleave
+    def pid(self) -> int:
+        """The process it runs in."""
+        return os.getpid()
+
+
+class Held(Actor):
+    """Lets messages pile up in its mailbox until it is told to go on."""
+
+    def __init__(self) -> None:
+        self._go = asyncio.Event()
+        self._holds = asyncio.Event()
+        self._handled = 0
+
+    async def hold(self) -> None:
+        """Handle nothing else until `release`."""
+        self._handled = 0
+        self._holds.set()
+        await self._go.wait()
+        self._go.clear()
+        self._holds.clear()
+
+    @interleave
+    async def holding(self) -> None:
+        """Return when `hold` runs."""
+        await self._holds.wait()
+
+    @interleave
+    def release(self) -> None:
+        """Let `hold` return."""
+        self._go.set()
+
+    async def note(self, message: dict[str, Any]) -> None:
+        """Count a message."""
+        self._handled += 1
+
+    async def handled(self) -> int:
+        """How many were handled since `hold`; comes after them."""
+        return self._handled
+
+    @interleave
+    def cpu_s(self) -> float:
+        """CPU time of its process, in seconds."""
+        return time.process_time()
 
 
 class Forwarder(Actor):

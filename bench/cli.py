@@ -10,11 +10,33 @@ import click
 from callboard.supervisor.cli_errors import echo_json, reporting
 from callboard.transports.errors import did_you_mean
 
+from .cli_compare import everything, growth, peers, report
+from .tables import number
+
 if TYPE_CHECKING:
     from .run import Result
 
 
-@click.command()
+class BenchGroup(click.Group):
+    """A group in which ``cases`` is meant when no command is named: ``callboard bench ask_64``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default in the place of the missing name."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["cases", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=BenchGroup)
+def bench() -> None:
+    """Measure callboard on this machine, alone or beside its peers.
+
+    `callboard bench [CASE...] [OPTION...]` is short for `callboard bench cases`. Absolute figures drift from
+    machine to machine and from minute to minute: compare within one run.
+    """
+
+
+@bench.command("cases")
 @click.argument("cases", nargs=-1, metavar="[CASE...]")
 @click.option("--plane", default="tcp", show_default=True, help="Request plane: memory, ipc, tcp or nats.")
 @click.option(
@@ -30,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--list", "as_list", is_flag=True, help="Show what can be measured, and measure nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object a line.")
 @reporting
-def bench(
+def cases_command(
     cases: tuple[str, ...], plane: str, seconds: float, reps: int, as_list: bool, as_json: bool
 ) -> None:
     """Measure the request plane on this machine; all cases, or those that are named.
@@ -53,11 +75,12 @@ def bench(
             raise click.UsageError(
                 f"no case {name!r}{did_you_mean(name, CASES)}; cases are: {', '.join(CASES)}"
             )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_bench(cases or tuple(CASES), plane.lower(), seconds, reps, as_json))
 
 
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """The event loop to measure on; None is asyncio's own."""
     try:
         import uvloop
     except ImportError:
@@ -96,11 +119,5 @@ def line_of(result: Result) -> str:
     return f"{head} {number(result.value):>12} {result.unit:<8} ({number(low)} .. {number(high)})"
 
 
-def number(value: float) -> str:
-    """Four digits that count, thousands separated.
-
-    >>> number(123456.7), number(93.27), number(0.4567)
-    ('123,500', '93.27', '0.4567')
-    """
-    text = float(f"{value:.4g}")
-    return f"{text:,.0f}" if text >= 1000 else f"{text:g}"
+for _command in (peers, growth, everything, report):
+    bench.add_command(_command)
