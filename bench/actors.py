@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from callboard.actors.actor import Actor, interleave
 from callboard.actors.ref import Ref
+
+from .payloads import MESSAGES
 
 
 class Echo(Actor):
@@ -73,9 +74,12 @@ class Held(Actor):
         self._holds.clear()
 
     @interleave
-    async def holding(self) -> None:
-        """Return when `hold` runs."""
+    async def fill(self, count: int) -> None:
+        """Put so many messages into its own mailbox, behind `hold`."""
         await self._holds.wait()
+        own = self.context.ref
+        for number in range(count):
+            own.tell(Held.note, MESSAGES[number & 4095])
 
     @interleave
     def release(self) -> None:
@@ -91,9 +95,9 @@ class Held(Actor):
         return self._handled
 
     @interleave
-    def cpu_s(self) -> float:
-        """CPU time of its process, in seconds."""
-        return time.process_time()
+    def pid(self) -> int:
+        """The process it runs in."""
+        return os.getpid()
 
 
 class Forwarder(Actor):
