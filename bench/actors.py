@@ -50,7 +50,6 @@ class Source(Actor):
         for index in range(count):
             yield {"i": index, "token": "hello", "done": False, "score": 0.5}
 
-
     @interleave
     def pid(self) -> int:
         """The process it runs in."""

@@ -306,7 +306,12 @@ async def import_(rig: Rig, seconds: float) -> float:
     return float(output) * 1e3
 
 
-@case("http_32", "events/s", Better.HIGHER, "HTTP frontend, router, worker: 32 connections, answers of 100 tokens")
+@case(
+    "http_32",
+    "events/s",
+    Better.HIGHER,
+    "HTTP frontend, router, worker: 32 connections, answers of 100 tokens",
+)
 async def http_32(rig: Rig, seconds: float) -> float:
     """The serving application with its simulated engine, in processes of their own, without delays."""
     rig.system  # noqa: B018 (skips on the memory plane)

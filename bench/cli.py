@@ -64,6 +64,7 @@ def cases_command(
     \b
     Exit codes: 0 measured, 1 a case failed, 2 unknown case or plane.
     """
+    from .rig import loop_factory
     from .table import CASES
 
     if as_list:
@@ -77,15 +78,6 @@ def cases_command(
             )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_bench(cases or tuple(CASES), plane.lower(), seconds, reps, as_json))
-
-
-def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """The event loop to measure on; None is asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop
 
 
 async def _bench(cases: tuple[str, ...], plane: str, seconds: float, reps: int, as_json: bool) -> None:

@@ -22,7 +22,9 @@ PLANES = ("tcp", "ipc", "nats")
 def measured_by(seconds: float) -> Callable[[F], F]:
     """Add the options that every measuring command has."""
     options = (
-        click.option("--plane", "planes", multiple=True, help=f"Plane of callboard, repeatable; all: {PLANES}."),
+        click.option(
+            "--plane", "planes", multiple=True, help=f"Plane of callboard, repeatable; all: {PLANES}."
+        ),
         click.option(
             "--seconds",
             type=click.FloatRange(0.05, 3600),
@@ -164,7 +166,7 @@ class _Plan:
 
         for case in cases:
             if not is_case(case):
-                from .cases import CASES
+                from .table import CASES
 
                 raise click.UsageError(f"no case {case!r}{did_you_mean(case, CASES)}")
         _known("curve", curves, CURVES)
@@ -207,12 +209,13 @@ def _known(kind: str, names: tuple[str, ...], table: dict[str, Any]) -> None:
 
 def _run(plan: _Plan) -> None:
     from . import plots, report
+    from .rig import loop_factory
 
     if plan.told["plot"] is not None:
         plots.require()
     if plan.told["update"] is not None:
         report.rewrite(plan.told["update"], Results([]), "")  # has it a place for them?
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         results = Results(runner.run(_measured(plan)))
     facts = report.facts_of_this_machine(plan.seconds, plan.reps)
     _tell(results, facts, quiet=plan.as_json, **plan.told)
@@ -237,12 +240,6 @@ async def _measured(plan: _Plan) -> list[Line]:
             value = f"skipped: {line.skipped}" if line.skipped else f"{number(line.value):>12} {line.unit}"
             click.echo(f"{line.peer:<14} {line.plane:<5} {what:<22} {value}")
     return lines
-
-
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    from .cli import loop_factory
-
-    return loop_factory()
 
 
 def _tell(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from callboard.transports.errors import CallboardError
 
-from .cases import CASES, measured
+from .cases import measured
+from .table import CASES
 from .drivers import PEERS, Drivers
 from .lines import OWN, Line
 from .measuring import ASK, Skipped

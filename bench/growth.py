@@ -162,7 +162,9 @@ async def streams(rig: Rig, seconds: float, count: int) -> Point:
         end = time.monotonic() + LONGEST_WAIT_S
         while not all(totals):
             if time.monotonic() > end:
-                raise RuntimeError(f"{totals.count(0)} of {count} streams had no item in {LONGEST_WAIT_S:g} s")
+                raise RuntimeError(
+                    f"{totals.count(0)} of {count} streams had no item in {LONGEST_WAIT_S:g} s"
+                )
             await asyncio.sleep(LOOK_S)
         meter, before = Meter([pid]), sum(totals)
         await asyncio.sleep(seconds)

@@ -106,7 +106,9 @@ def _latency(results: Results) -> Any:
     groups = {name: lines for name, lines in groups.items() if len(lines) > 1}
     if not groups:
         return None
-    figure, axes = _figure("Round trip of one ask at a time", "share of asks that were faster", "microseconds")
+    figure, axes = _figure(
+        "Round trip of one ask at a time", "share of asks that were faster", "microseconds"
+    )
     for number, (name, lines) in enumerate(groups.items()):
         values = {line.case: line.value for line in lines}
         cases = [case for case in SHARES if case in values]
@@ -120,7 +122,9 @@ def _growth(results: Results, name: str) -> Any:
     planes = results.curves().get(f"{name}_cpu")
     if not planes:
         return None
-    figure, axes = _figure(f"Cost of a message by the number of {AXES[name]}", AXES[name], "CPU µs per message")
+    figure, axes = _figure(
+        f"Cost of a message by the number of {AXES[name]}", AXES[name], "CPU µs per message"
+    )
     for number, (plane, lines) in enumerate(planes.items()):
         xs = [float(line.at or 0) for line in lines]
         _plot(axes, f"{OWN} {plane}", number, xs, [line.value for line in lines])

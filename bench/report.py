@@ -37,7 +37,7 @@ def facts_of_this_machine(seconds: float, reps: int) -> str:
 
 def text(results: Results) -> str:
     """All parts for a terminal."""
-    found = parts(results)
+    found = parts(results) | {"targets": tables.targets(results, with_unknown=False)}
     titles = {
         "comparison": "Measured (in brackets: callboard on the same plane, in multiples of it)",
         "skipped": "Not measured",

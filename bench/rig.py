@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import tempfile
 from contextlib import AsyncExitStack
@@ -30,6 +31,15 @@ def settings_for(plane: str) -> NetworkSettings:
     For nats a server of the rig's own is started. The message limit is raised for ``echo_64mb``. Raises `ConfigError`.
     """
     return NetworkSettings(request_plane=plane, ipc=plane != "tcp", max_message_bytes=MAX_MESSAGE_BYTES)
+
+
+def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """The event loop to measure on; None is asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
 
 
 class Rig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .lines import OWN, Line, Results
-from .targets import Checked, check
+from .targets import Checked, Verdict, check
 
 DIRECTIONS = {"us": "lower", "ms": "lower", "s": "lower", "MiB": "lower", "KiB": "lower"}
 
@@ -48,7 +48,9 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
 def comparison(results: Results) -> str:
     """One row a case, one column a contestant; in brackets what callboard on the same plane is, in multiples of it."""
     contestants = results.contestants()
-    shown = [one for one in contestants if any(results.value(*one, case) is not None for case in results.cases())]
+    shown = [
+        one for one in contestants if any(results.value(*one, case) is not None for case in results.cases())
+    ]
     rows = []
     for case in results.cases():
         lines = [results.line(*one, case) for one in shown]
@@ -63,12 +65,14 @@ def _cell(results: Results, line: Line | None) -> str:
     if line is None or line.skipped:
         return "–"
     ratio = results.ratio(line.peer, line.plane, line.case) if line.peer != OWN else None
-    return number(line.value) + (f" (× {factor(ratio)})" if ratio is not None else "")
+    return number(line.value) + (f" (x {factor(ratio)})" if ratio is not None else "")
 
 
 def spreads(results: Results) -> float:
     """The median over all lines of (highest - lowest) / median: how noisy the run was."""
-    shares = sorted((line.high - line.low) / line.value for line in results.lines if line.value and line.reps > 1)
+    shares = sorted(
+        (line.high - line.low) / line.value for line in results.lines if line.value and line.reps > 1
+    )
     return shares[len(shares) // 2] if shares else 0.0
 
 
@@ -87,18 +91,17 @@ def skipped(results: Results) -> str:
     )
 
 
-def targets(results: Results) -> str:
-    """One row a target: what was set, what was found, and whether that is enough."""
-    return table(
-        ["case", "plane", "target", "found", ""],
-        ([one.what, one.plane, one.target, _found(one), one.verdict.value] for one in check(results)),
-    )
+def targets(results: Results, *, with_unknown: bool = True) -> str:
+    """One row a target: what was set, what was found, and whether that is enough. Empty if there is no row."""
+    shown = [one for one in check(results) if with_unknown or one.verdict is not Verdict.UNKNOWN]
+    rows = [[one.what, one.plane, one.target, _found(one), one.verdict.value] for one in shown]
+    return table(["case", "plane", "target", "found", ""], rows) if rows else ""
 
 
 def _found(one: Checked) -> str:
     if one.found is None:
         return "–"
-    return f"× {one.found:.3g}" if "×" in one.target else number(one.found)
+    return f"x {one.found:.3g}" if " x " in one.target else number(one.found)
 
 
 def growth(results: Results) -> str:

@@ -41,7 +41,7 @@ class Target:
     def text(self) -> str:
         """The target in words."""
         if self.peer:
-            return f"{self.bound.value} {_factor(self.limit)} × {self.peer}"
+            return f"{self.bound.value} {_factor(self.limit)} x {self.peer}"
         return f"{self.bound.value} {self.limit:,.10g} {self.unit}"
 
 
@@ -134,7 +134,7 @@ def _growth(results: Results) -> list[Checked]:
                 Checked(
                     what=f"{case}, {points[0].at:,} to {points[-1].at:,}",
                     plane=plane,
-                    target=f"≤ {FLAT} × its lowest",
+                    target=f"≤ {FLAT} x its lowest",
                     found=growth,
                     verdict=_verdict(Bound.AT_MOST, FLAT, growth),
                 )

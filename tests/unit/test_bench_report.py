@@ -3,11 +3,12 @@
 import pytest
 from click.testing import CliRunner
 
-from callboard.bench.cases import percentile
-from callboard.bench.cli import bench, line_of, number, ratio_to_floor
+from callboard.bench.cli import bench, line_of, ratio_to_floor
+from callboard.bench.measuring import percentile
 from callboard.bench.rig import settings_for
 from callboard.bench.run import Result
 from callboard.bench.table import CASES
+from callboard.bench.tables import number
 
 
 def result(case, *values, skipped=""):
