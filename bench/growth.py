@@ -1,7 +1,7 @@
 """What a message costs as the work grows: more actors, processes, waiting messages, streams.
 
-The cost is CPU time of all processes that take part, in microseconds per message: it is steadier than the rate. It is flat
-if nothing on the way looks at all that there is.
+The cost is CPU time of all processes that take part, in microseconds per message: it is steadier than the rate. It
+is flat if nothing on the way looks at all that there is.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 SIZE_INCHES = (7.2, 4.2)
 SHARES = {"ask_seq_p50": "50 %", "ask_seq_p90": "90 %", "ask_seq_p99": "99 %", "ask_seq_p999": "99.9 %"}
-STYLES = ("-", "--", "-.", ":")
 AXES = {
     "actors": "actors in one process",
     "processes": "processes with one actor each",
@@ -60,10 +59,13 @@ def draw(results: Results, directory: Path, kind: str = "svg") -> list[Path]:
 
 
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
+    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.subplots()
+    strong_before_pale = matplotlib.colormaps["tab20"].colors
+    axes.set_prop_cycle(color=strong_before_pale[::2] + strong_before_pale[1::2])
     axes.set_title(title)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -78,10 +80,10 @@ def _by_contestant(lines: Iterable[Line]) -> dict[str, list[Line]]:
     return dict(sorted(groups.items(), key=lambda one: not one[0].startswith(OWN)))
 
 
-def _plot(axes: Any, name: str, number: int, xs: list[float] | list[str], ys: list[float]) -> None:
+def _plot(axes: Any, name: str, xs: list[float] | list[str], ys: list[float]) -> None:
     own = name.startswith(OWN)
     axes.plot(
-        xs, ys, STYLES[number // 10 % len(STYLES)] if own else "--", marker="o", markersize=4 if own else 3,
+        xs, ys, "-" if own else "--", marker="o", markersize=4 if own else 3,
         linewidth=2 if own else 1, label=name,
     )  # fmt: skip
 
@@ -92,12 +94,12 @@ def _throughput(results: Results) -> Any:
     if not groups:
         return None
     figure, axes = _figure("Asks per second, by how many are in flight", "asks in flight", "asks per second")
-    for number, (name, lines) in enumerate(groups.items()):
+    for name, lines in groups.items():
         points = sorted((int(line.case.removeprefix("ask_")), line.value) for line in lines)
-        _plot(axes, name, number, [float(at) for at, _ in points], [value for _, value in points])
+        _plot(axes, name, [float(at) for at, _ in points], [value for _, value in points])
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(loc="outside right upper", fontsize=7)
     return figure
 
 
@@ -109,12 +111,12 @@ def _latency(results: Results) -> Any:
     figure, axes = _figure(
         "Round trip of one ask at a time", "share of asks that were faster", "microseconds"
     )
-    for number, (name, lines) in enumerate(groups.items()):
+    for name, lines in groups.items():
         values = {line.case: line.value for line in lines}
         cases = [case for case in SHARES if case in values]
-        _plot(axes, name, number, [SHARES[case] for case in cases], [values[case] for case in cases])
+        _plot(axes, name, [SHARES[case] for case in cases], [values[case] for case in cases])
     axes.set_yscale("log")
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(loc="outside right upper", fontsize=7)
     return figure
 
 
@@ -125,9 +127,9 @@ def _growth(results: Results, name: str) -> Any:
     figure, axes = _figure(
         f"Cost of a message by the number of {AXES[name]}", AXES[name], "CPU µs per message"
     )
-    for number, (plane, lines) in enumerate(planes.items()):
+    for plane, lines in planes.items():
         xs = [float(line.at or 0) for line in lines]
-        _plot(axes, f"{OWN} {plane}", number, xs, [line.value for line in lines])
+        _plot(axes, f"{OWN} {plane}", xs, [line.value for line in lines])
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from .lines import OWN, Line, Results
 from .targets import Checked, Verdict, check
 
+NOTHING = "-"
 DIRECTIONS = {"us": "lower", "ms": "lower", "s": "lower", "MiB": "lower", "KiB": "lower"}
 
 
@@ -63,7 +64,7 @@ def comparison(results: Results) -> str:
 
 def _cell(results: Results, line: Line | None) -> str:
     if line is None or line.skipped:
-        return "–"
+        return NOTHING
     ratio = results.ratio(line.peer, line.plane, line.case) if line.peer != OWN else None
     return number(line.value) + (f" (x {factor(ratio)})" if ratio is not None else "")
 
@@ -100,7 +101,7 @@ def targets(results: Results, *, with_unknown: bool = True) -> str:
 
 def _found(one: Checked) -> str:
     if one.found is None:
-        return "–"
+        return NOTHING
     return f"x {one.found:.3g}" if " x " in one.target else number(one.found)
 
 
@@ -113,6 +114,6 @@ def growth(results: Results) -> str:
         rows = []
         for plane, lines in planes.items():
             by_point = {line.at: number(line.value) for line in lines}
-            rows.append([plane, *(by_point.get(point, "–") for point in points)])
+            rows.append([plane, *(by_point.get(point, NOTHING) for point in points)])
         parts.append(table([f"{case} ({unit})", *(f"{point:,}" for point in points)], rows))
     return "\n\n".join(parts)

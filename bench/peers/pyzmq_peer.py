@@ -29,7 +29,7 @@ FRAMES_PER_PASS = 4
 
 def dealer(context: zmq.Context[Any]) -> zmq.Socket[Any]:
     """A socket without limits."""
-    socket = context.socket(zmq.DEALER)
+    socket: zmq.Socket[Any] = context.socket(zmq.DEALER)
     for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
         socket.setsockopt(option, 0)
     return socket
@@ -53,13 +53,14 @@ class Pipe:
         self.loop = asyncio.get_running_loop()
         self.received: Callable[[bytes, Any], None]
         self.is_due = False
+        self.descriptor = int(socket.getsockopt(zmq.FD))
         self._get = zmq.backend.Socket.get.__get__(socket)  # past pyzmq's wrappers in Python
         self._send = zmq.backend.Socket.send.__get__(socket)
 
     def start(self, received: Callable[[bytes, Any], None]) -> None:
         """Begin to receive."""
         self.received = received
-        self.loop.add_reader(self.socket.getsockopt(zmq.FD), self._drain)
+        self.loop.add_reader(self.descriptor, self._drain)
         self._drain()
 
     def send(self, head: bytes, body: Any) -> None:
@@ -118,7 +119,7 @@ async def batched(what: str, seconds: float, pid: int, endpoint: str) -> Values:
         try:
             return await measure(client, what, seconds)
         finally:
-            pipe.loop.remove_reader(socket.getsockopt(zmq.FD))
+            pipe.loop.remove_reader(pipe.descriptor)
 
 
 def blocking(what: str, seconds: float, endpoint: str) -> Values:

@@ -79,9 +79,10 @@ class XoscarClient(Client):
 
     async def told(self) -> int:
         """Wait until all are handled: a tell is on its way when the call returns."""
-        while (count := int(await self.echo.count())) < self.sent:
-            await asyncio.sleep(0)
-        return count
+        while True:
+            count = int(await self.echo.count())
+            if count >= self.sent:
+                return count
 
     async def stream(self, count: int) -> AsyncIterator[Any]:
         """Read a stream."""

@@ -99,8 +99,8 @@ async def test_a_driver_that_fails_or_hangs_is_reported_and_leaves_nothing(tmp_p
     )
     broken.chmod(0o755)
     async with Drivers({"ray": str(broken)}) as drivers:
-        with pytest.raises(Skipped, match="^failed: why$"):
+        with pytest.raises(Skipped, match=r"^failed: why$"):
             await drivers.measure("ray", "tcp", "ask_64", 0.05)
         monkeypatch.setattr("callboard.bench.drivers.LIMIT_S", 0.2)
-        with pytest.raises(Skipped, match="^failed: it did not end within 0 s$"):
+        with pytest.raises(Skipped, match=r"^failed: it did not end within 0 s$"):
             await drivers.measure("ray", "tcp", "tell", 0.0)
