@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -138,10 +138,16 @@ class Directory:
 
     def _changed(self, name: str) -> None:
         component, _ = split_name(name)
-        present = [entry for entry in self._components.get(component, []) if entry.name != name]
+        present = list(self._components.get(component, ()))  # who has the old list keeps it as it is
+        at = bisect_left(present, _number(name), key=_index)
+        while at < len(present) and _index(present[at]) == _number(name):
+            if present[at].name == name:
+                del present[at]
+                break
+            at += 1
         location = self._by_name.get(name)
         if location is not None:
-            insort(present, location, key=_index)
+            present.insert(at, location)
         if present:
             self._components[component] = present
         else:
@@ -152,4 +158,8 @@ class Directory:
 
 
 def _index(location: Location) -> int:
-    return split_name(location.name)[1] or 0
+    return _number(location.name)
+
+
+def _number(name: str) -> int:
+    return split_name(name)[1] or 0

@@ -1,15 +1,18 @@
 """What ``callboard bench peers`` and its kin make of lines: tables, targets, documents. Nothing is measured here."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from callboard.bench import compare, tables, targets
 from callboard.bench.cli import bench
-from callboard.bench.document import NoParts, update
+from callboard.bench.document import PART, NoParts, update
 from callboard.bench.drivers import PEERS, pythons_of
+from callboard.bench.growth import CURVES
 from callboard.bench.lines import Line, NotALine, Results, read
 from callboard.bench.report import parts, rewrite, text
 from callboard.bench.targets import Bound, Target, Verdict
@@ -243,3 +246,27 @@ def test_help_lists_what_can_be_measured_and_cases_need_no_name():
     assert (
         CliRunner().invoke(bench, ["--list"]).output == CliRunner().invoke(bench, ["cases", "--list"]).output
     )
+
+
+# -- pictures, and the page
+
+
+def test_pictures_are_drawn_of_what_was_measured_and_the_same_lines_give_the_same_files(tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need callboard[bench]")
+    from callboard.bench.plots import draw
+
+    more = [line("callboard", "ask_1", 9000), line("callboard", "ask_seq_p99", 120, unit="us")]
+    results = Results([*RUN.lines, *more])
+    first, second = (draw(results, tmp_path / name) for name in ("first", "second"))
+    names = ["throughput.svg", "latency.svg", "growth_actors.svg"]
+    assert [file.name for file in first] == names
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+    assert "callboard tcp" in first[0].read_text()
+
+
+def test_the_page_has_a_place_for_every_part_and_links_pictures_that_there_are():
+    page = (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8")
+    assert {name for _, name, *_ in PART.findall(page)} == {*parts(RUN, "facts")}
+    pictures = re.findall(r"\]\((images/[^)]+)\)", page)
+    assert len(pictures) == 2 + len(CURVES)
+    assert [name for name in pictures if not (Path(__file__).parents[2] / "docs" / name).exists()] == []

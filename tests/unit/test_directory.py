@@ -152,3 +152,15 @@ def test_who_is_down_when_we_come_is_known_to_be_down():
     assert directory.down_reason("w.0") == "killed"
     directory.remove("w.0", 4, "killed once more")
     assert directory.down_reason("w.0") == "killed once more"
+
+
+def test_instances_stay_in_order_whatever_comes_and_goes_beside_them_and_old_lists_stay_as_they_were():
+    directory = Directory()
+    for name in ("w.2", "w", "w.10", "w.0", "w.1"):
+        directory.add(Location(name, "node", "memory://a", 1))
+    before = directory.instances("w")
+    directory.add(Location("w.1", "node", "memory://a", 2, 2))
+    directory.remove("w.0", 1, "it died")
+    after = [(one.name, one.incarnation) for one in directory.instances("w")]
+    assert after == [("w", 1), ("w.1", 2), ("w.2", 1), ("w.10", 1)]
+    assert sorted(one.name for one in before) == ["w", "w.0", "w.1", "w.10", "w.2"]
