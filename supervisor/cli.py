@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "stop": ("callboard.supervisor.cli_stop:stop", "Drain and stop a running system."),
     "schema": ("callboard.supervisor.cli_check:schema", "Print the JSON Schema of config files."),
-    "bench": ("callboard.bench.cli:bench", "Measure the request plane on this machine."),
+    "bench": ("callboard.bench.cli:bench", "Measure callboard on this machine, alone or beside its peers."),
 }
 """Name, where it is, and its line in ``--help``, so that help imports none of them."""
 
