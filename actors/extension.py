@@ -153,8 +153,9 @@ class Extensions:
             raise EncodeError(spell(path), "the memoryview is not one of contiguous bytes; send bytes(view)")
         if size < self._threshold:
             return bytes(value) if kind == "bytes" else Ext(BUFFER, _encode([kind, bytes(value)]))
-        # A buffer that could still change is copied: it may wait here, and the caller may go on with it.
-        return Ext(BUFFER, _encode([kind, out.add(bytes(value))]))
+        # No copy here: `Link.send` and whoever lets a message wait copy what could still change.
+        frame = value if kind == "bytes" else memoryview(value).toreadonly()
+        return Ext(BUFFER, _encode([kind, out.add(frame)]))
 
     def _rewrite_object(self, value: Any, kind: type, path: Path, out: OutOfBand) -> Any:
         if kind.__module__.partition(".")[0] == "numpy":
@@ -193,9 +194,7 @@ class Extensions:
                 f"a {kind.__module__}.{kind.__qualname__} of dtype {getattr(value, 'dtype', '?')} does not travel; "
                 "a numpy.ndarray of numbers, times, strings or bytes does",
             )
-        data: Any = array.tobytes()
-        if len(data) >= self._threshold:
-            data = out.add(data)
+        data: Any = out.add(_raw(numpy, array)) if array.nbytes >= self._threshold else array.tobytes()
         form = "scalar" if scalar else "ndarray"
         return Ext(BUFFER, _encode([form, data, array.dtype.str, list(array.shape)]))
 
@@ -309,6 +308,13 @@ def _from_text(kind: str, text: str, fold: int = 0, zone: Any = None) -> Any:
 
         zone = zoneinfo.ZoneInfo(zone)
     return value if not fold and zone is None else value.replace(fold=fold, tzinfo=zone)
+
+
+def _raw(numpy: Any, array: Any) -> Any:
+    """The bytes of an array in C order: a read-only view if they lie like that in memory, else a copy."""
+    if not array.flags.c_contiguous:
+        return array.tobytes()
+    return memoryview(array.reshape(-1).view(numpy.uint8)).toreadonly()
 
 
 def _is_flat(numpy: Any, dtype: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from callboard.transports.base import Link
 from callboard.transports.errors import TooLarge, TransportError
 from callboard.transports.settings import SMALLEST_LIMIT_BYTES
+from callboard.transports.stable import stable
 
 from .envelope import array_header, join, split_raw
 
@@ -157,7 +158,7 @@ class Outbox:
     def _send(self, frames: Sequence[Any]) -> None:
         link = self.link
         if link is None or self._ready or link.full or not self._hand_over(link, frames):
-            self._ready.append(frames)
+            self._ready.append(stable(frames) if len(frames) > 1 else frames)
 
     def _hand_over(self, link: Link, frames: Sequence[Any]) -> bool:
         try:

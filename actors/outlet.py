@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Raw
 
 from callboard.transports.errors import CallboardError, TooLarge, TransportError
+from callboard.transports.stable import stable
 
 from .codec import Codec
 from .directory import Location
@@ -264,7 +265,7 @@ class Outlet:
                 self._credit -= 1
             else:
                 self.outbox.check(len(part) + (0 if buffers is None else total_bytes(buffers)))
-                self._backlog.append((call_id, part, buffers or (), size))
+                self._backlog.append((call_id, part, stable(buffers or ()), size))
                 self._waiting_bytes += size
                 self.crowded = self.crowded or not self._has_room()
         except TooLarge as error:

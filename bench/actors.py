@@ -27,6 +27,10 @@ class Echo(Actor):
         """Return the buffer."""
         return data
 
+    async def view(self, data: memoryview) -> memoryview:
+        """Return the view."""
+        return data
+
     async def note(self, message: dict[str, Any]) -> None:
         """Count a tell."""
         self.told += 1

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from time import perf_counter
+from typing import Any
 
 import psutil
 
@@ -65,7 +66,7 @@ def case(name: str, unit: str, better: Better, what: str) -> Callable[[Measure],
 
 async def measured(rig: Rig, what: str, seconds: float) -> Values:
     """Measure callboard as its peers are measured, see `callboard.bench.measuring`. Raises `Skipped`."""
-    if what == "echo_64mb" and rig.settings.max_message_bytes < 64 * MB:
+    if what.startswith("echo_64mb") and rig.settings.max_message_bytes < 64 * MB:
         raise Skipped(f"64 MB is above the message limit of {rig.settings.max_message_bytes:,} bytes")
     return await measure(await CallboardClient.of(rig, what), what, seconds)
 
@@ -149,16 +150,28 @@ async def first_item(rig: Rig, seconds: float) -> float:
 # -- large payloads
 
 
-@case("echo_1mb", "MB/s", Better.HIGHER, "1 MB there and back, one at a time; payload over round trip")
+@case("echo_1mb", "MB/s", Better.HIGHER, "1 MB there and back as a view, one at a time; payload over round trip")
 async def echo_1mb(rig: Rig, seconds: float) -> float:
-    """The wire carries twice as much."""
+    """What is sent could change, as an array could; the wire carries twice as much."""
     return await _one(rig, "echo_1mb", seconds)
 
 
-@case("echo_64mb", "MB/s", Better.HIGHER, "64 MB there and back, one at a time; payload over round trip")
+@case("echo_64mb", "MB/s", Better.HIGHER, "64 MB there and back as views, one at a time; payload over round trip")
 async def echo_64mb(rig: Rig, seconds: float) -> float:
     """Above the default message limit, which the rig raises."""
     return await _one(rig, "echo_64mb", seconds)
+
+
+@case("echo_1mb_bytes", "MB/s", Better.HIGHER, "the same as bytes, which the receiver copies")
+async def echo_1mb_bytes(rig: Rig, seconds: float) -> float:
+    """Each side makes a new object of what it gets."""
+    return await _one(rig, "echo_1mb_bytes", seconds)
+
+
+@case("echo_64mb_bytes", "MB/s", Better.HIGHER, "the same as bytes, which the receiver copies")
+async def echo_64mb_bytes(rig: Rig, seconds: float) -> float:
+    """Above the default message limit, which the rig raises."""
+    return await _one(rig, "echo_64mb_bytes", seconds)
 
 
 # -- life and death

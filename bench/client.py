@@ -42,9 +42,13 @@ class CallboardClient(Client):
         """Ask the actor."""
         return self.echo.ask(Echo.echo, message)
 
-    def big(self, data: bytes) -> Awaitable[Any]:
+    def view(self, data: bytes) -> memoryview:
+        """A view of what could change, as an array could."""
+        return memoryview(bytearray(data))
+
+    def big(self, data: Any) -> Awaitable[Any]:
         """Ask the actor."""
-        return self.echo.ask(Echo.big, data)
+        return self.echo.ask(Echo.view if type(data) is memoryview else Echo.big, data)
 
     async def tell_for(self, seconds: float) -> int:
         """256 a turn; a full mailbox holds the sender back."""

@@ -89,7 +89,8 @@ class Link(Protocol):
     def send(self, frames: Frames) -> None:
         """Queue one message of at least one frame; never blocks.
 
-        Buffers must be contiguous and must not change until they were sent. Raises `Closed` or `Broken` if the
+        Buffers must be contiguous. They may change as soon as this returns: what is kept of one that could is a copy.
+        Raises `Closed` or `Broken` if the
         link is down, `TooLarge` above the limit of either side, `LinkFull` while ``full``, and ValueError for what
         is no message. In each case nothing was sent.
         """

@@ -94,7 +94,9 @@ class MemoryLink:
             raise type(self._error)(self.address, getattr(self._error, "why", str(self._error)))
         if not frames:
             raise ValueError("a message has at least one frame")
-        copies: list[bytes | memoryview] = [memoryview(frame).tobytes() for frame in frames]
+        copies: list[bytes | memoryview] = [
+            frame if type(frame) is bytes else memoryview(frame).tobytes() for frame in frames
+        ]
         size = sum(map(len, copies))
         if size > self._limit:
             raise TooLarge(size, self._limit, LIMIT_SETTING)

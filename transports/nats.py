@@ -39,6 +39,7 @@ from .nats_frames import GOODBYE, pack, pack_marks
 from .nats_link import NatsLink
 from .nats_subjects import Subjects, is_inbox
 from .settings import NetworkSettings
+from .shared_memory import announced
 
 TRY_AGAIN_S = 0.05
 SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
@@ -50,7 +51,7 @@ class _Side:
     """What the server and the client of a node have in common: links on the shared connection."""
 
     def __init__(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> None:
-        self._identity = identity
+        self._identity = announced(identity, settings)
         self._handler = handler
         self._settings = settings
         self._statistics = PlaneStatistics()
@@ -79,8 +80,7 @@ class _Side:
             address=address,
             subject=subject,
             replies=connection.links.inbox,
-            limit_bytes=self._settings.max_message_bytes,
-            buffer=self._settings.channel_buffer,
+            settings=self._settings,
             forget=self._ended,
         )
         connection.links.add(link)

@@ -19,10 +19,13 @@ from typing import Protocol
 from . import nats_frames as wire
 from .base import Frames, Identity, LinkHandler, PlaneStatistics
 from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
-from .handshake import decode_reason, encode_goodbye
+from .handshake import decode_reason, encode_goodbye, is_own_frame
 from .nats_intake import LOST, Intake, TooMuch
 from .nats_outflow import PIECE_COST_BYTES, WINDOW_BYTES, Lane, Outflow, Piece
 from .nats_subjects import Subjects
+from .settings import NetworkSettings
+from .shared_memory import Nonsense, TooMuch, is_shared, sharing
+from .stable import stable
 
 LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
 
@@ -66,8 +69,7 @@ class NatsLink:
         address: str,
         subject: str,
         replies: str,
-        limit_bytes: int,
-        buffer: int,
+        settings: NetworkSettings,
         forget: Callable[[NatsLink], None],
     ) -> None:
         self._connection = connection
@@ -78,8 +80,10 @@ class NatsLink:
         self.peer = peer
         self.address = address
         self.heard_s = monotonic()
+        limit_bytes = settings.max_message_bytes
         self._limit_bytes = min(limit_bytes, peer.max_message_bytes or limit_bytes)
-        self._buffer = buffer
+        self._buffer = settings.channel_buffer
+        self._shared = sharing(peer, settings, limit_bytes, statistics, self._send_own)
         self._node = wire.node_hash(peer.node)
         self._replies = f"{replies}.{key:x}"
         """Subject on which the server says that nobody listens, without the tokens that say to what."""
@@ -140,11 +144,21 @@ class NatsLink:
             raise LinkFull(self.address, self._out.count)
         self._statistics.messages_sent += 1
         self._statistics.bytes_sent += size
+        if len(frames) > 1:
+            if self._shared is not None:
+                frames = self._shared.export(frames)
+            frames = stable(frames)
         self._out.add(lane, frames, self._connection.most_bytes)
         self.pump()
         if self._out.count >= self._buffer and self._error is None and not self.full:
             self.full = True
             self._statistics.stalls += 1
+
+    def _send_own(self, frames: Frames) -> None:
+        """Send a word of the plane itself, behind what waits."""
+        if self._error is None:
+            self._out.add(self._out.main, frames, self._connection.most_bytes)
+            self.pump()
 
     def pump(self) -> None:
         """Send what waits, as far as window and socket allow."""
@@ -220,7 +234,13 @@ class NatsLink:
 
     def undelivered(self) -> Sequence[Frames]:
         """See `Link.undelivered`."""
-        return list({id(frames): frames for frames in self._undelivered}.values())
+        return self._given() if self._error is None else list(self._undelivered)
+
+    def _given(self) -> list[Frames]:
+        """The messages that reached nobody, each once, as they were given to us, without words of the plane itself."""
+        messages = {id(frames): frames for frames in self._undelivered}.values()
+        whole = [self._shared.restore(frames) if self._shared else frames for frames in messages]
+        return [frames for frames in whole if type(frames[0]) is not bytes or not is_own_frame(frames[0])]
 
     # -- in
 
@@ -256,9 +276,26 @@ class NatsLink:
             self._leave_if_complete()
 
     def _deliver(self, frames: list[bytes | memoryview]) -> None:
+        if len(frames) > 1 and is_shared(frames[0]):
+            whole = self._shared_frames(frames)
+            if whole is None:
+                return
+            frames = whole
         self._statistics.messages_received += 1
         self._statistics.bytes_received += sum(map(len, frames))
         self._handler.link_received(self, frames)
+
+    def _shared_frames(self, frames: list[bytes | memoryview]) -> list[bytes | memoryview] | None:
+        """What a message with a word about shared memory in front says to the layer above, if anything."""
+        if self._shared is None:
+            self.reject("sends by shared memory, which was not agreed upon")
+            return None
+        try:
+            return self._shared.take(frames)
+        except Nonsense as error:
+            self._statistics.oversized += isinstance(error, TooMuch)
+            self.reject(str(error))
+            return None
 
     def acknowledge(self) -> None:
         """Tell the peer what has been taken, so that it may forget it."""
@@ -361,6 +398,9 @@ class NatsLink:
         else:
             self._statistics.links_broken += 1
             self._undelivered += self._out.clear()
+        self._undelivered = self._given()
+        if self._shared is not None:
+            self._shared.close()
         if not self._out.count:
             self._say_goodbye()
         self._forget(self)

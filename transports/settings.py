@@ -45,6 +45,9 @@ class NetworkSettings:
     shrink_message_bytes: int = SHRINK_BYTES
     """``DYN_TCP_SHRINK_MESSAGE_SIZE``: memory of messages above this goes back to the system. Not above the limit of
     a message; only the default may be, and then has no effect. On nats: no effect."""
+    shared_memory_bytes: int = 256 * MIB
+    """``CALLBOARD_SHARED_MEMORY_BYTES``: shared memory that a process lends to others of its host for large buffers; when
+    it is used up they travel over the link. 0: none. What was not used for 5 s goes back to the system."""
     request_timeout_s: float = 10.0
     """``DYN_TCP_REQUEST_TIMEOUT``: deadline of an ask that names none."""
     pool_size: int = 50
@@ -151,6 +154,7 @@ VARIABLES: dict[str, str] = {
     "DYN_TCP_RPC_PORT": "port",
     "DYN_TCP_MAX_MESSAGE_SIZE": "max_message_bytes",
     "DYN_TCP_SHRINK_MESSAGE_SIZE": "shrink_message_bytes",
+    "CALLBOARD_SHARED_MEMORY_BYTES": "shared_memory_bytes",
     "DYN_TCP_REQUEST_TIMEOUT": "request_timeout_s",
     "DYN_TCP_POOL_SIZE": "pool_size",
     "DYN_TCP_CONNECT_TIMEOUT": "connect_timeout_s",
@@ -162,6 +166,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
     "max_message_bytes": (SMALLEST_LIMIT_BYTES, 1024**4),
     "shrink_message_bytes": (0, 1024**4),
+    "shared_memory_bytes": (0, 1024**4),
     "request_timeout_s": (0.001, LONGEST_S),
     "pool_size": (1, 1_000_000),
     "connect_timeout_s": (0.001, LONGEST_S),

@@ -33,6 +33,7 @@ from .handshake import (
 from .idle import IdleCloser
 from .ipc import short_cut
 from .settings import NetworkSettings
+from .shared_memory import announced, is_shared
 from .tcp_link import ZmqLink
 from .tcp_unfinished import Unfinished
 from .zmq_sockets import (
@@ -147,7 +148,10 @@ class Connection:
             size = sum(map(len, frames))
         link = self.link
         if is_own_frame(first):
-            self._own_frame(first)
+            if link is not None and link.is_up and is_shared(first):
+                link.received_shared(frames)
+            else:
+                self._own_frame(first)
         elif link is None or not link.is_up:
             self._client.statistics().stray_messages += 1
         elif size > self._client.settings.max_message_bytes:
@@ -246,7 +250,7 @@ class TcpClient:
 
     def __init__(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> None:
         tune_allocator(settings.shrink_message_bytes)
-        self.identity = identity
+        self.identity = announced(identity, settings)
         self.settings = settings
         self.context: zmq.Context[Any] = acquire_context()
         self.lingering: dict[Connection, asyncio.Future[None]] = {}
@@ -288,7 +292,7 @@ class TcpClient:
             self._statistics,
             peer=peer,
             address=address,
-            limit_bytes=self.settings.max_message_bytes,
+            settings=self.settings,
         )
         before = self._links.get(address)
         self._links[address] = link

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -11,7 +11,10 @@ import zmq
 
 from .base import Buffer, Frames, Identity, LinkHandler, PlaneStatistics
 from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
-from .handshake import encode_goodbye
+from .handshake import encode_goodbye, is_own_frame
+from .settings import NetworkSettings
+from .shared_memory import Nonsense, TooMuch, sharing
+from .stable import stable
 
 LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
 
@@ -34,7 +37,7 @@ class ZmqLink:
 
     __slots__ = (
         "_carrier", "_error", "_handler", "_statistics", "_unsent", "_waiting", "address", "fd", "full", "key",
-        "limit_bytes", "peer", "spoke", "stalled_s",
+        "limit_bytes", "peer", "shared", "spoke", "stalled_s",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +48,7 @@ class ZmqLink:
         *,
         peer: Identity,
         address: str,
-        limit_bytes: int,
+        settings: NetworkSettings,
         key: bytes = b"",
         fd: int = -1,
     ) -> None:
@@ -57,7 +60,9 @@ class ZmqLink:
         self._error: TransportError | None = None
         self.peer = peer
         self.address = address
+        limit_bytes = settings.max_message_bytes
         self.limit_bytes = min(limit_bytes, peer.max_message_bytes or limit_bytes)
+        self.shared = sharing(peer, settings, limit_bytes, statistics, self._send_own)
         self.key = key
         """Name of the peer at a ROUTER, and the descriptor of its connection."""
         self.fd = fd
@@ -92,17 +97,38 @@ class ZmqLink:
         statistics = self._statistics
         statistics.messages_sent += 1
         statistics.bytes_sent += size
+        if len(frames) > 1 and self.shared is not None:
+            frames = self.shared.export(frames)
         try:
             self._carrier.transmit(self, frames)
         except zmq.Again:
-            self.full = True
-            self.stalled_s = monotonic()
-            self._waiting.append(frames)
-            statistics.stalls += 1
-            self._carrier.stalled(self)
+            self._stall(frames)
         except zmq.ZMQError as error:
             self.fail(f"zmq: {error}")
             raise Broken(self.address, str(error)) from None
+
+    def _stall(self, frames: Frames) -> None:
+        """Keep what zmq does not take."""
+        self._waiting.append(stable(frames))
+        if not self.full:
+            self.full = True
+            self.stalled_s = monotonic()
+            self._statistics.stalls += 1
+        self._carrier.stalled(self)
+
+    def _send_own(self, frames: Frames) -> None:
+        """Send a word of the plane itself, behind what waits."""
+        if self._error is not None:
+            return
+        if self._waiting:
+            self._waiting.append(frames)
+            return
+        try:
+            self._carrier.transmit(self, frames)
+        except zmq.Again:
+            self._stall(frames)
+        except zmq.ZMQError as error:
+            self.fail(f"zmq: {error}")
 
     def _judge(self, size: int, frames: Frames) -> None:
         if size > self.limit_bytes:
@@ -149,6 +175,20 @@ class ZmqLink:
         self.spoke = True
         self._handler.link_received(self, frames)
 
+    def received_shared(self, frames: list[Any]) -> None:
+        """Take a message with a word about shared memory in front."""
+        if self.shared is None:
+            self.reject("sends by shared memory, which was not agreed upon")
+            return
+        try:
+            whole = self.shared.take(frames)
+        except Nonsense as error:
+            self._statistics.oversized += isinstance(error, TooMuch)
+            self.reject(str(error))
+            return
+        if whole is not None:
+            self.received(whole, sum(map(len, whole)))
+
     def close(self) -> None:
         """See `Link.close`."""
         self._end(Closed(self.address, "this side closed the link"), "the peer closed the link")
@@ -170,8 +210,10 @@ class ZmqLink:
             return
         self._error = error
         if not isinstance(error, Closed):
-            self._unsent = tuple(self._waiting)
+            self._unsent = tuple(self._given())
             self._waiting.clear()
+        if self.shared is not None:
+            self.shared.close()
         if goodbye:
             self._waiting.append((encode_goodbye(goodbye),))
         self._statistics.links -= 1
@@ -181,6 +223,14 @@ class ZmqLink:
             self._statistics.links_broken += 1
         self._carrier.ended(self, flush=bool(goodbye))
         self._handler.link_down(self, error)
+
+
+    def _given(self) -> Iterator[Frames]:
+        """What waits, as it was given to us, without words of the plane itself."""
+        for frames in self._waiting:
+            whole = frames if self.shared is None else self.shared.restore(frames)
+            if type(whole[0]) is not bytes or not is_own_frame(whole[0]):
+                yield whole
 
 
 def _extent(frame: Buffer) -> int:

@@ -38,6 +38,7 @@ from .handshake import (
 from .host import bracketed, places
 from .ipc import host_id, remove_socket, socket_path
 from .settings import NetworkSettings
+from .shared_memory import announced, is_shared
 from .tcp_link import ZmqLink
 from .tcp_scissors import Scissors
 from .tcp_strangers import Strangers
@@ -81,7 +82,7 @@ class TcpServer:
     def __init__(
         self, identity: Identity, handler: LinkHandler, settings: NetworkSettings, *, tcp: bool, ipc: bool
     ) -> None:
-        self._identity = identity
+        self._identity = announced(identity, settings)
         self._handler = handler
         self._settings = settings
         self._tcp, self._ipc = tcp, ipc
@@ -222,6 +223,8 @@ class TcpServer:
         if is_own_frame(first):
             if first[:2] == GOODBYE:
                 link.fail(decode_reason(first))
+            elif is_shared(first):
+                link.received_shared(frames)
             else:
                 link.reject("got a second handshake")
         elif size > self._settings.max_message_bytes:
@@ -278,7 +281,7 @@ class TcpServer:
             self._statistics,
             peer=peer,
             address=peer.address or f"tcp://{peer.host or 'peer'}/{peer.node}",
-            limit_bytes=self._settings.max_message_bytes,
+            settings=self._settings,
             key=key,
             fd=fd,
         )

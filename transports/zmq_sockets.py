@@ -19,6 +19,7 @@ from typing import Any
 import zmq
 
 from .settings import NetworkSettings
+from .stable import is_stable
 
 POLLIN, POLLOUT, NOBLOCK, SNDMORE = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.NOBLOCK), int(zmq.SNDMORE)
 EVENTS, FD, RCVMORE = int(zmq.EVENTS), int(zmq.FD), int(zmq.RCVMORE)
@@ -117,7 +118,10 @@ def configure(socket: zmq.Socket[Any], settings: NetworkSettings) -> None:
 
 
 def send_frames(socket: zmq.Socket[Any], frames: Any, prefix: bytes | None = None) -> None:
-    """Send one message; raises `zmq.Again` with nothing sent if the pipe is full."""
+    """Send one message; raises `zmq.Again` with nothing sent if the pipe is full.
+
+    Afterwards nothing refers to memory that could change.
+    """
     send = socket.send
     last = len(frames) - 1
     if prefix is not None:
@@ -125,7 +129,7 @@ def send_frames(socket: zmq.Socket[Any], frames: Any, prefix: bytes | None = Non
     for index, frame in enumerate(frames):
         flags = NOBLOCK if index == last else NOBLOCK | SNDMORE
         size = len(frame) if type(frame) is bytes else memoryview(frame).nbytes
-        if size < ZERO_COPY_BYTES:
+        if size < ZERO_COPY_BYTES or not is_stable(frame):
             send(frame, flags)
         else:
             send(frame, flags, copy=False)
