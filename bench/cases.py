@@ -156,7 +156,12 @@ async def echo_1mb(rig: Rig, seconds: float) -> float:
     return await _one(rig, "echo_1mb", seconds)
 
 
-@case("echo_64mb", "MB/s", Better.HIGHER, "64 MB there and back as views, one at a time; payload over round trip")
+@case(
+    "echo_64mb",
+    "MB/s",
+    Better.HIGHER,
+    "64 MB there and back as views, one at a time; payload over round trip",
+)
 async def echo_64mb(rig: Rig, seconds: float) -> float:
     """Above the default message limit, which the rig raises."""
     return await _one(rig, "echo_64mb", seconds)

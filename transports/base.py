@@ -57,7 +57,7 @@ class Identity:
     """What a node says of itself in the handshake.
 
     ``node`` is unique per process incarnation and never reused; ``name`` is for people (``engine.0``).
-    ``address`` is where the node itself listens, or empty.
+    ``address`` is where the node itself listens, or empty. A plane adds to the ``features`` what it can do by itself.
     """
 
     node: str

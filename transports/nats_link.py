@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Protocol
 
 from . import nats_frames as wire
+from . import shared_memory
 from .base import Frames, Identity, LinkHandler, PlaneStatistics
 from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
 from .handshake import decode_reason, encode_goodbye, is_own_frame
@@ -24,7 +25,7 @@ from .nats_intake import LOST, Intake, TooMuch
 from .nats_outflow import PIECE_COST_BYTES, WINDOW_BYTES, Lane, Outflow, Piece
 from .nats_subjects import Subjects
 from .settings import NetworkSettings
-from .shared_memory import Nonsense, TooMuch, is_shared, sharing
+from .shared_memory import is_shared, sharing
 from .stable import stable
 
 LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
@@ -292,8 +293,8 @@ class NatsLink:
             return None
         try:
             return self._shared.take(frames)
-        except Nonsense as error:
-            self._statistics.oversized += isinstance(error, TooMuch)
+        except shared_memory.Nonsense as error:
+            self._statistics.oversized += isinstance(error, shared_memory.TooMuch)
             self.reject(str(error))
             return None
 

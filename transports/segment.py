@@ -173,7 +173,7 @@ def open_offer(offer: Offer) -> PeerMemory:
     What the numbers lead to may be anything by now, or by a peer's ill will: nothing here waits, or trusts a size.
     """
     total = HEAD_BYTES + offer.slot_bytes * offer.slots
-    if not (0 < offer.slots <= MOST_SLOTS and 0 < offer.slot_bytes and total <= MOST_BYTES):
+    if not (0 < offer.slots <= MOST_SLOTS and offer.slot_bytes > 0 and total <= MOST_BYTES):
         raise Unusable(f"{offer.slots} slots of {offer.slot_bytes:,} bytes are no segment")
     path = f"/proc/{offer.pid}/fd/{offer.fd}"
     try:

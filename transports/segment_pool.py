@@ -16,7 +16,7 @@ MIB = 1024 * KIB
 
 SMALLEST_SLOT_BYTES = 256 * KIB
 STEP_BYTES = 16 * MIB
-"""Below, sizes of slots are powers of two; above, multiples of this. It is the size of a segment of small slots, too."""
+"""Below, sizes of slots are powers of two; above, multiples of this. A segment of small slots has this size, too."""
 MOST_SLOTS = 32
 
 FREE, LEASED, TAKEN = 0, 1, 2
@@ -143,7 +143,7 @@ class Pool:
         return None
 
     def propose(self, size: int, offered: Container[int]) -> Segment | None:
-        """Return a segment with room for ``size`` bytes that has not been offered yet; makes one if the limit allows it.
+        """Return a segment with room for ``size`` bytes that has not been offered yet, made now if the limit allows it.
 
         Raises OSError if it cannot be made.
         """

@@ -46,8 +46,8 @@ class NetworkSettings:
     """``DYN_TCP_SHRINK_MESSAGE_SIZE``: memory of messages above this goes back to the system. Not above the limit of
     a message; only the default may be, and then has no effect. On nats: no effect."""
     shared_memory_bytes: int = 256 * MIB
-    """``CALLBOARD_SHARED_MEMORY_BYTES``: shared memory that a process lends to others of its host for large buffers; when
-    it is used up they travel over the link. 0: none. What was not used for 5 s goes back to the system."""
+    """``CALLBOARD_SHARED_MEMORY_BYTES``: memory in which a process hands large buffers to others of its host; what does
+    not fit travels over the link. 0: none. What was not used for 5 s goes back to the system."""
     request_timeout_s: float = 10.0
     """``DYN_TCP_REQUEST_TIMEOUT``: deadline of an ask that names none."""
     pool_size: int = 50

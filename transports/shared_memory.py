@@ -294,7 +294,10 @@ class Sharing:
 
     def _check_room(self, offer: Offer) -> None:
         mapped = sum(memory.total_bytes for memory in self._opened.values())
-        if len(self._opened) >= MOST_OPENED or mapped + offer.slot_bytes * offer.slots > self._most_opened_bytes:
+        if (
+            len(self._opened) >= MOST_OPENED
+            or mapped + offer.slot_bytes * offer.slots > self._most_opened_bytes
+        ):
             raise Unusable("enough is mapped")
 
     def _resolve(self, frames: list[bytes | memoryview], leases: list[Place]) -> list[bytes | memoryview]:

@@ -224,7 +224,6 @@ class ZmqLink:
         self._carrier.ended(self, flush=bool(goodbye))
         self._handler.link_down(self, error)
 
-
     def _given(self) -> Iterator[Frames]:
         """What waits, as it was given to us, without words of the plane itself."""
         for frames in self._waiting:
