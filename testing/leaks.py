@@ -26,6 +26,9 @@ SETTLE_S = 3.0
 LOOP_OWNED = ("/dev/null", "anon_inode:[io_uring]")
 """Descriptors that libuv opens when it first listens or reads, and keeps as long as its loop."""
 
+SEGMENT = "/memfd:callboard"
+"""Shared memory of a link: mapped here, it has a descriptor as long as its link is up or a view of it is held."""
+
 SPARED_PROCESSES: set[int] = set()
 """Process ids that belong to the whole test run, such as its nats-server."""
 
@@ -160,7 +163,9 @@ def _descriptors() -> Iterator[Item]:
         # The listing's own descriptor is closed by now and has no link.
         with suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{number}")
-            if number != spared and target not in LOOP_OWNED:
+            if target.startswith(SEGMENT):
+                yield Item(Kind.SEGMENT, (number, target), f"{target} at descriptor {number}")
+            elif number != spared and target not in LOOP_OWNED:
                 yield Item(Kind.DESCRIPTOR, (number, target), f"{number} {target}")
 
 

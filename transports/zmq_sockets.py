@@ -158,7 +158,7 @@ def receive_rest(socket: zmq.Socket[Any]) -> list[bytes | memoryview]:
         if len(frames) >= MOST_FRAMES:
             raise TooManyFrames
         frame = socket.recv(NOBLOCK, copy=False)
-        frames.append(frame.buffer if len(frame) >= ZERO_COPY_BYTES else frame.bytes)
+        frames.append(frame.buffer.toreadonly() if len(frame) >= ZERO_COPY_BYTES else frame.bytes)
     return frames
 
 

@@ -1,6 +1,7 @@
 """A node in a process of its own, for tests of death and back-pressure: commands by standard input, one a line.
 
-Echoes every message that begins with ``echo``; counts the others by their number, to see that none is missing.
+Echoes every message that begins with ``echo``, keeps those that begin with ``hold``; counts the others by their number,
+to see that none is missing.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ class Peer:
         self.count = 0
         self.digest = hashlib.sha256()
         self.downs = []
+        self.held = []
 
     def link_up(self, link):
         self.links.append(link)
@@ -40,6 +42,8 @@ class Peer:
         if frames[0].startswith(b"echo"):
             link.send([bytes(frame) for frame in frames])
             return
+        if frames[0].startswith(b"hold"):
+            self.held.append(frames)
         self.count += 1
         for frame in frames:
             self.digest.update(frame)

@@ -48,6 +48,23 @@ def test_an_open_socket_is_named_with_its_address():
 
 
 @linux_only
+def test_shared_memory_without_a_name_is_found_by_its_descriptor():
+    async def scenario():
+        before = look()
+        fd = os.memfd_create("callboard")
+        try:
+            left = await settled(before, look, limit_s=0)
+        finally:
+            os.close(fd)
+        assert [str(item) for item in left] == [
+            f"shared memory: /memfd:callboard (deleted) at descriptor {fd}"
+        ]
+        assert await settled(before, look) == []
+
+    asyncio.run(scenario())
+
+
+@linux_only
 def test_a_process_that_carries_the_mark_is_found_though_it_is_nobodys_child():
     token = f"test-{uuid.uuid4().hex}"
     before = look(token=token)
