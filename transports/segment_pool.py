@@ -145,13 +145,13 @@ class Pool:
     def propose(self, size: int, offered: Container[int]) -> Segment | None:
         """Return a segment with room for ``size`` bytes that has not been offered yet, made now if the limit allows it.
 
-        Raises OSError if it cannot be made.
+        None also as long as one with room is offered and not yet opened. Raises OSError if it cannot be made.
         """
         wanted = slot_bytes_for(size)
-        for segment in self.segments.values():
-            fits = segment.slot_bytes == wanted and segment.number not in offered
-            if fits and segment.memory.states.find_free() >= 0:
-                return segment
+        fitting = [s for s in self.segments.values() if s.slot_bytes == wanted]
+        fitting = [s for s in fitting if s.memory.states.find_free() >= 0]
+        if fitting:
+            return None if any(s.number in offered for s in fitting) else fitting[0]
         slots = min(MOST_SLOTS, max(1, STEP_BYTES // wanted), self.limit_bytes // wanted)
         if not slots or not self._make_room(wanted):
             return None

@@ -94,6 +94,13 @@ def test_nothing_is_found_in_a_segment_that_the_receiver_has_not_opened():
     assert lent.propose(MIB, set()) is next(iter(lent.segments.values()))
 
 
+def test_no_second_segment_is_offered_while_the_first_one_has_room_and_is_not_open_yet():
+    lent = pool()
+    first = lent.propose(MIB, set())
+    assert lent.propose(MIB, {first.number}) is None
+    assert lent.propose(2 * MIB, {first.number}) is not None
+
+
 def test_links_share_segments_and_each_has_slots_of_its_own():
     lent = pool()
     places = {Lessee(lent, owner).lease(MIB)[1] for owner in range(1, 5)}
