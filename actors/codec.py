@@ -9,7 +9,8 @@ takes a bytearray or memoryview for bytes, so what may hold bytes is looked at a
 Classes travel by name and are only ever looked up among the modules that the receiver has already imported: decoding
 never imports what a peer names, and never runs a pickle.
 
-Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own.
+Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own. They are not copied
+here: what could still change is copied by `Link.send`, or by whoever lets the message wait (`stable`).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ _BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _KEYS = _SCALARS | {bytes}
+_BUFFERS = frozenset({bytes, bytearray, memoryview})
 
 
 def is_plain(value: Any) -> bool:
@@ -116,7 +118,7 @@ class Codec:
         ``what`` names the value in errors. Raises `EncodeError`.
         """
         # A large first argument of bytes is not to be copied only to find out that it leaves the message.
-        if type(value) is not bytes and not (type(value) is list and value and type(value[0]) is bytes):
+        if type(value) not in _BUFFERS and not (type(value) is list and value and type(value[0]) in _BUFFERS):
             try:
                 body = packb(value, None, _ONLY_PLAIN)
             except TypeError:

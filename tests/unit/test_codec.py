@@ -29,6 +29,7 @@ from callboard.testing.conformance.actors.values import (
     Tagged,
     same,
 )
+from callboard.transports.stable import stable
 
 from .values import hashable, there_and_back, values
 
@@ -88,13 +89,25 @@ def test_a_large_array_or_scalar_travels_beside_the_message():
         assert same(value, Codec().decode(body, buffers))
 
 
-def test_a_changed_buffer_does_not_change_the_message():
+def test_large_buffers_are_not_copied_and_who_keeps_them_has_to():
     value = bytearray(OUT_OF_BAND_BYTES)
-    array = np.zeros(OUT_OF_BAND_BYTES, np.int8)
-    body, buffers = Codec().encode([value, array], "value")
-    value[0] = array[0] = 1
-    back = Codec().decode(body, buffers)
-    assert (back[0][0], back[1][0]) == (0, 0)
+    array = np.zeros((2, OUT_OF_BAND_BYTES), np.int8)
+    text = bytes(OUT_OF_BAND_BYTES)
+    body, buffers = Codec().encode([value, array, text], "value")
+    kept = stable(buffers)
+    value[0] = array[0, 0] = 1
+    assert [memoryview(buffer).readonly for buffer in buffers] == [True] * 3
+    assert [buffer[0] for buffer in buffers] == [1, 1, 0]
+    assert buffers[2] is kept[2] is text
+    back = Codec().decode(body, kept)
+    assert (back[0][0], back[1][0, 0]) == (0, 0)
+
+
+def test_an_array_that_does_not_lie_in_order_is_copied():
+    array = np.arange(100_000).reshape(100, 1000)
+    for value in (array.T, array[:, ::2], np.asfortranarray(array)):
+        body, buffers = Codec().encode(value, "value")
+        assert same(value, Codec().decode(body, buffers))
 
 
 def test_a_memoryview_of_bytes_arrives_as_one():
