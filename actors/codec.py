@@ -9,8 +9,8 @@ takes a bytearray or memoryview for bytes, so what may hold bytes is looked at a
 Classes travel by name and are only ever looked up among the modules that the receiver has already imported: decoding
 never imports what a peer names, and never runs a pickle.
 
-Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own. They are not copied
-here: what could still change is copied by `Link.send`, or by whoever lets the message wait (`stable`).
+Buffers of `OUT_OF_BAND_BYTES` or more leave the message and travel behind it as frames of their own. They are not
+copied here: what could still change is copied by `Link.send`, or by whoever lets the message wait (`stable`).
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from callboard.transports.fresh import bytes_of
+
 from .errors import DecodeError, EncodeError
 from .objects import Path, class_name, put_together, spell, take_apart
 
@@ -222,7 +224,7 @@ class Extensions:
         if isinstance(data, int):
             data = self._take_frame(data)
         if kind == "bytes":
-            return data if isinstance(data, bytes) else bytes(data)
+            return data if isinstance(data, bytes) else bytes_of(data)
         if kind == "bytearray":
             return bytearray(data)
         if kind == "memoryview":

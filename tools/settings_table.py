@@ -40,7 +40,7 @@ an error.
 
 NETWORK = """
 ## `[network]`, class `NetworkSettings`
-Variables that begin with `DYN_` are named as in NVIDIA Dynamo; all of them hold on every plane, unless it says otherwise.
+Variables that begin with `DYN_` are named as in NVIDIA Dynamo; all hold on every plane, unless it says otherwise.
 
 | field | variable | default | unit | meaning on tcp | on nats |
 |---|---|---|---|---|---|

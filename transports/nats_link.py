@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
+from . import cutting
 from . import nats_frames as wire
-from . import shared_memory
 from .base import Frames, Identity, LinkHandler, PlaneStatistics
 from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
 from .handshake import decode_reason, encode_goodbye, is_own_frame
@@ -293,8 +293,8 @@ class NatsLink:
             return None
         try:
             return self._shared.take(frames)
-        except shared_memory.Nonsense as error:
-            self._statistics.oversized += isinstance(error, shared_memory.TooMuch)
+        except cutting.Nonsense as error:
+            self._statistics.oversized += isinstance(error, cutting.TooMuch)
             self.reject(str(error))
             return None
 

@@ -28,6 +28,7 @@ from time import monotonic
 import msgspec
 
 from .base import RESERVED_BYTE, Frames, Identity, PlaneStatistics
+from .cutting import Nonsense, TooMuch
 from .segment import SUPPORTED, Offer, OwnMemory, PeerMemory, Unusable, open_offer
 from .segment_pool import Pool, Segment
 from .settings import NetworkSettings
@@ -52,14 +53,6 @@ _decode_answer = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
 _owners = itertools.count(1)
 
 
-class Nonsense(ValueError):
-    """What no peer sends; the text says what the peer did."""
-
-
-class TooMuch(Nonsense):
-    """A message above the limit."""
-
-
 @lru_cache(maxsize=1)
 def _feature() -> str:
     """Equal for processes that reach each other's descriptors: same boot, process namespace and user."""
@@ -71,10 +64,10 @@ def _feature() -> str:
     return FEATURE + hashlib.sha256(f"{boot}{namespace}{os.geteuid()}".encode()).hexdigest()[:20]
 
 
-def announced(identity: Identity, settings: NetworkSettings) -> Identity:
-    """Return the identity with the feature, if this process can share memory and may."""
+def announced(identity: Identity, settings: NetworkSettings, *features: str) -> Identity:
+    """Return the identity with ``features``, and that of shared memory if this process has some and may use it."""
     feature = _feature() if SUPPORTED and settings.shared_memory_bytes else ""
-    return replace(identity, features=(*identity.features, feature)) if feature else identity
+    return replace(identity, features=(*identity.features, *features, *filter(None, (feature,))))
 
 
 def sharing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .base import Buffer, Frames
+from .fresh import bytes_of
 
 
 def is_stable(frame: Buffer) -> bool:
@@ -20,7 +21,7 @@ def stable(frames: Frames) -> Frames:
     """Return frames that may be kept although the caller goes on with its own: copies of those that could change."""
     if all(type(frame) is bytes for frame in frames):
         return frames
-    return tuple(frame if is_stable(frame) else bytes(frame) for frame in frames)
+    return tuple(frame if is_stable(frame) else bytes_of(frame) for frame in frames)
 
 
 def flat(frame: Buffer) -> memoryview:

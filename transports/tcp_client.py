@@ -13,6 +13,7 @@ from typing import Any
 
 import zmq
 
+from . import cutting
 from .address import Address, is_numeric
 from .base import Frames, Identity, LinkHandler, PlaneStatistics
 from .dialler import Dialler
@@ -33,7 +34,7 @@ from .handshake import (
 from .idle import IdleCloser
 from .ipc import short_cut
 from .settings import NetworkSettings
-from .shared_memory import announced, is_shared
+from .shared_memory import announced
 from .tcp_link import ZmqLink
 from .tcp_unfinished import Unfinished
 from .zmq_sockets import (
@@ -148,9 +149,7 @@ class Connection:
             size = sum(map(len, frames))
         link = self.link
         if is_own_frame(first):
-            if link is not None and link.is_up and is_shared(first):
-                link.received_shared(frames)
-            else:
+            if link is None or not link.is_up or not link.received_own(frames):
                 self._own_frame(first)
         elif link is None or not link.is_up:
             self._client.statistics().stray_messages += 1
@@ -250,7 +249,7 @@ class TcpClient:
 
     def __init__(self, identity: Identity, handler: LinkHandler, settings: NetworkSettings) -> None:
         tune_allocator(settings.shrink_message_bytes)
-        self.identity = announced(identity, settings)
+        self.identity = announced(identity, settings, cutting.FEATURE)
         self.settings = settings
         self.context: zmq.Context[Any] = acquire_context()
         self.lingering: dict[Connection, asyncio.Future[None]] = {}

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 import zmq
 
+from . import cutting
 from .base import Buffer, Frames, Identity, LinkHandler, PlaneStatistics
+from .cutting import CUT_BYTES, PIECE, Assembly, Nonsense, TooMuch, pieces
 from .errors import Broken, Closed, LinkFull, TooLarge, TransportError
 from .handshake import encode_goodbye, is_own_frame
 from .settings import NetworkSettings
-from .shared_memory import Nonsense, TooMuch, sharing
-from .stable import stable
+from .shared_memory import is_shared, sharing
+from .stable import stable, total_bytes
 
 LIMIT_SETTING = "network.max_message_bytes (DYN_TCP_MAX_MESSAGE_SIZE)"
 
@@ -36,8 +38,8 @@ class ZmqLink:
     """A link over a zmq socket. zmq never drops: what it does not take waits here, one message at most."""
 
     __slots__ = (
-        "_carrier", "_error", "_handler", "_statistics", "_unsent", "_waiting", "address", "fd", "full", "key",
-        "limit_bytes", "peer", "shared", "spoke", "stalled_s",
+        "_assembly", "_carrier", "_cuts", "_error", "_handler", "_most_bytes", "_statistics", "_unsent", "_waiting",
+        "address", "fd", "full", "key", "limit_bytes", "peer", "shared", "spoke", "stalled_s",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +62,10 @@ class ZmqLink:
         self._error: TransportError | None = None
         self.peer = peer
         self.address = address
-        limit_bytes = settings.max_message_bytes
+        limit_bytes = self._most_bytes = settings.max_message_bytes
+        self._cuts = cutting.FEATURE in peer.features
+        self._assembly: Assembly | None = None
+        """The message of which pieces have come."""
         self.limit_bytes = min(limit_bytes, peer.max_message_bytes or limit_bytes)
         self.shared = sharing(peer, settings, limit_bytes, statistics, self._send_own)
         self.key = key
@@ -99,6 +104,9 @@ class ZmqLink:
         statistics.bytes_sent += size
         if len(frames) > 1 and self.shared is not None:
             frames = self.shared.export(frames)
+        if size >= CUT_BYTES and self._cuts and len(frames) > 1 and total_bytes(frames) >= CUT_BYTES:
+            self._send_cut(frames)
+            return
         try:
             self._carrier.transmit(self, frames)
         except zmq.Again:
@@ -106,6 +114,20 @@ class ZmqLink:
         except zmq.ZMQError as error:
             self.fail(f"zmq: {error}")
             raise Broken(self.address, str(error)) from None
+
+    def _send_cut(self, frames: Frames) -> None:
+        """Send a message in pieces; once one of them has to wait, so do those after it."""
+        for piece in pieces(stable(frames)):
+            if self._waiting:
+                self._waiting.append(piece)
+                continue
+            try:
+                self._carrier.transmit(self, piece)
+            except zmq.Again:
+                self._stall(piece)
+            except zmq.ZMQError as error:
+                self.fail(f"zmq: {error}")
+                raise Broken(self.address, str(error)) from None
 
     def _stall(self, frames: Frames) -> None:
         """Keep what zmq does not take."""
@@ -170,24 +192,45 @@ class ZmqLink:
 
     def received(self, frames: list[Any], size: int) -> None:
         """Give one message up."""
+        if self._assembly is not None:
+            self.reject("sent a message between the pieces of another")
+            return
         self._statistics.messages_received += 1
         self._statistics.bytes_received += size
         self.spoke = True
         self._handler.link_received(self, frames)
 
-    def received_shared(self, frames: list[Any]) -> None:
-        """Take a message with a word about shared memory in front."""
-        if self.shared is None:
-            self.reject("sends by shared memory, which was not agreed upon")
-            return
+    def received_own(self, frames: list[Any]) -> bool:
+        """Take a message with a word of the plane itself in front; False if it is none for a link that is up."""
         try:
-            whole = self.shared.take(frames)
+            if frames[0][:2] == PIECE:
+                together = self._put_together(frames)
+                if together is None:
+                    return True
+                frames = together
+            elif self._assembly is not None:
+                raise Nonsense("sent a message between the pieces of another")
+            if is_shared(frames[0]):
+                if self.shared is None:
+                    raise Nonsense("sends by shared memory, which was not agreed upon")
+                whole = self.shared.take(frames)
+            elif is_own_frame(frames[0]):
+                return False
+            else:
+                whole = frames
         except Nonsense as error:
             self._statistics.oversized += isinstance(error, TooMuch)
             self.reject(str(error))
-            return
+            return True
         if whole is not None:
             self.received(whole, sum(map(len, whole)))
+        return True
+
+    def _put_together(self, frames: list[Any]) -> list[Any] | None:
+        assembly = self._assembly or Assembly(self._most_bytes)
+        whole = assembly.add(frames)
+        self._assembly = assembly if whole is None else None
+        return whole
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -212,6 +255,7 @@ class ZmqLink:
         if not isinstance(error, Closed):
             self._unsent = tuple(self._given())
             self._waiting.clear()
+        self._assembly = None
         if self.shared is not None:
             self.shared.close()
         if goodbye:
@@ -226,7 +270,7 @@ class ZmqLink:
 
     def _given(self) -> Iterator[Frames]:
         """What waits, as it was given to us, without words of the plane itself."""
-        for frames in self._waiting:
+        for frames in cutting.whole_messages(self._waiting):
             whole = frames if self.shared is None else self.shared.restore(frames)
             if type(whole[0]) is not bytes or not is_own_frame(whole[0]):
                 yield whole

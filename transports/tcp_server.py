@@ -19,6 +19,7 @@ from typing import Any
 
 import zmq
 
+from . import cutting
 from .address import Address
 from .base import Frames, Identity, LinkHandler, PlaneStatistics
 from .errors import AddressInUse, BadAddress
@@ -38,7 +39,7 @@ from .handshake import (
 from .host import bracketed, places
 from .ipc import host_id, remove_socket, socket_path
 from .settings import NetworkSettings
-from .shared_memory import announced, is_shared
+from .shared_memory import announced
 from .tcp_link import ZmqLink
 from .tcp_scissors import Scissors
 from .tcp_strangers import Strangers
@@ -82,7 +83,7 @@ class TcpServer:
     def __init__(
         self, identity: Identity, handler: LinkHandler, settings: NetworkSettings, *, tcp: bool, ipc: bool
     ) -> None:
-        self._identity = announced(identity, settings)
+        self._identity = announced(identity, settings, cutting.FEATURE)
         self._handler = handler
         self._settings = settings
         self._tcp, self._ipc = tcp, ipc
@@ -223,9 +224,7 @@ class TcpServer:
         if is_own_frame(first):
             if first[:2] == GOODBYE:
                 link.fail(decode_reason(first))
-            elif is_shared(first):
-                link.received_shared(frames)
-            else:
+            elif not link.received_own(frames):
                 link.reject("got a second handshake")
         elif size > self._settings.max_message_bytes:
             self._statistics.oversized += 1
