@@ -15,6 +15,7 @@ import zmq
 
 from callboard.testing.conformance.network import until
 from callboard.transports.base import Identity
+from callboard.transports.cutting import pieces
 from callboard.transports.handshake import (
     ACCEPTED,
     HELLO,
@@ -373,3 +374,36 @@ async def test_a_server_that_hangs_up_during_the_handshake_is_no_route(nodes):
             assert type(caught.value) is NoRoute
         if nodes.plane == "ipc":
             os.unlink(path)
+
+
+@pytest.mark.parametrize(
+    "middle", [[b"a message"], [b"\xc1S\x93\x90\x90\x90", b"head"], [b"\xc1Hxxxx"]], ids=str
+)
+async def test_what_comes_between_the_pieces_of_a_message_ends_the_link_with_the_reason(nodes, middle):
+    server, _, near, far = await nodes.pair(shared_memory_bytes=0)
+    first, *_ = pieces((b"head", bytes(3 << 20)))
+    near._carrier.transmit(near, first)
+    near._carrier.transmit(near, middle)
+    await until(lambda: server.down)
+    assert server.down[0][0] is far
+    assert "between the pieces of another" in str(server.down[0][1])
+    assert server.received == []
+
+
+async def test_a_peer_that_announces_more_than_the_limit_in_pieces_loses_its_link(nodes):
+    server, _, near, _ = await nodes.pair(shared_memory_bytes=0, max_message_bytes=1 << 20)
+    first, *_ = pieces((b"head", bytes(3 << 20)))
+    near._carrier.transmit(near, first)
+    await until(lambda: server.down)
+    assert "the limit here is 1,048,576" in str(server.down[0][1])
+    assert server.counts.oversized == 1
+
+
+async def test_a_message_that_ends_in_the_middle_of_its_pieces_is_not_delivered(nodes):
+    server, _, near, _ = await nodes.pair(shared_memory_bytes=0)
+    near.send([b"whole"])
+    for piece in list(pieces((b"head", bytes(3 << 20))))[:-1]:
+        near._carrier.transmit(near, piece)
+    near.close()
+    await until(lambda: server.down)
+    assert server.received == [[b"whole"]]

@@ -162,6 +162,7 @@ def test_every_variable_sets_its_field():
         "DYN_TCP_RPC_PORT": "1",
         "DYN_TCP_MAX_MESSAGE_SIZE": str(MIB),
         "DYN_TCP_SHRINK_MESSAGE_SIZE": "4",
+        "CALLBOARD_SHARED_MEMORY_BYTES": "9",
         "DYN_TCP_REQUEST_TIMEOUT": "5",
         "DYN_TCP_POOL_SIZE": "6",
         "DYN_TCP_CONNECT_TIMEOUT": "7.5",
@@ -172,7 +173,7 @@ def test_every_variable_sets_its_field():
     assert (settings.host, settings.port) == ("127.0.0.2", 1)
     assert (settings.max_message_bytes, settings.shrink_message_bytes) == (MIB, 4)
     assert (settings.request_timeout_s, settings.connect_timeout_s) == (5.0, 7.5)
-    assert (settings.pool_size, settings.channel_buffer) == (6, 8)
+    assert (settings.pool_size, settings.channel_buffer, settings.shared_memory_bytes) == (6, 8, 9)
 
 
 def test_an_empty_variable_sets_nothing():
