@@ -321,9 +321,9 @@ class Cell:
         return args if type(args) is list else self._open_map(letter, args)
 
     def _open_map(self, letter: Letter, value: Any) -> list[Any]:
-        if type(value) is dict and type(value.get("a")) is list and type(value.get("k")) is dict:
+        if type(value) is dict and type(args := value.get("a")) is list and type(value.get("k")) is dict:
             letter.kwargs = value["k"]
-            return value["a"]
+            return args
         raise BadArguments(f"{letter.method.name}: the arguments are neither a list nor a map of both kinds")
 
     def _too_late(self) -> DeadlineExceeded:
@@ -464,7 +464,7 @@ class Cell:
         }
 
 
-def _malformed(error: Exception, name: str) -> BadArguments:
+def _malformed(error: BaseException, name: str) -> BadArguments:
     text = str(error) if isinstance(error, CodecError) else f"malformed value: {error}"
     return BadArguments(text, actor=name)
 

@@ -13,7 +13,8 @@ from .pending import INFINITE
 from .policy import MailboxPolicy, Overflow
 
 if TYPE_CHECKING:
-    Body = Local = Any
+    Body: TypeAlias = Any
+    Local: TypeAlias = Any
 else:
     Body = msgspec.Raw
 

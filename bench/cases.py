@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from time import perf_counter
-from typing import Any
 
 import psutil
 
@@ -150,7 +149,9 @@ async def first_item(rig: Rig, seconds: float) -> float:
 # -- large payloads
 
 
-@case("echo_1mb", "MB/s", Better.HIGHER, "1 MB there and back as a view, one at a time; payload over round trip")
+@case(
+    "echo_1mb", "MB/s", Better.HIGHER, "1 MB there and back as a view, one at a time; payload over round trip"
+)
 async def echo_1mb(rig: Rig, seconds: float) -> float:
     """What is sent could change, as an array could; the wire carries twice as much."""
     return await _one(rig, "echo_1mb", seconds)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from callboard.transports.errors import CallboardError
 
 from .cases import measured
-from .table import CASES
 from .drivers import PEERS, Drivers
 from .lines import OWN, Line
 from .measuring import ASK, Skipped
 from .rig import Rig
+from .table import CASES
 
 DEFAULT = (
     "ask_seq_p50", "ask_seq_p90", "ask_seq_p99", "ask_seq_p999", "ask_64", "ask_256", "tell", "stream_1",
