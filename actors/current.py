@@ -15,7 +15,8 @@ def remaining_s(now: float) -> float | None:
     letter = CURRENT.get()
     if letter is None or letter.deadline == float("inf"):
         return None
-    return letter.deadline - now
+    deadline: float = letter.deadline
+    return deadline - now
 
 
 def is_cancelled() -> bool:

@@ -3,7 +3,8 @@
 Hot path. Each item is encoded when it is yielded, so that the generator may change it afterwards. A record
 leaves at the end of the tick, at the end of a turn or at `RECORD_BYTES`. A producer whose credit is used up waits;
 one that never waits lets the loop run after its turn. The first turn is short and each next one twice as long, up to
-`TURN_ITEMS`: so the first items of a stream do not wait for hundreds of others', and processes in a row work at the same time.
+`TURN_ITEMS`: so the first items of a stream do not wait for hundreds of others', and processes in a row work at the
+same time.
 """
 
 from __future__ import annotations
