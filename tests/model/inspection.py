@@ -43,6 +43,7 @@ def finish(world: World) -> None:
         world.bury(name)
     quiet(world)
     world.clock.advance(12)
+    world.revive()
     quiet(world)
     dropped = sum(process.node.dropped_tells for process in world.living())
     world.report(lambda reference: reference.finished(dropped))

@@ -196,8 +196,10 @@ class Reference:
             raise self.breach(f"{message} ended twice: {run.ended}, and {how}")
         run.ended = how
         (life,) = (life for life in self.lives[run.actor] if life.incarnation == run.incarnation)
+        if how == "raised" and message.kind.startswith("tell"):
+            life.troubled = life.troubled or "it failed"
         left = message.cancelled or message.over or self.now_s >= message.deadline_s
-        if how == "cancelled" and not (life.troubled or (left and message.kind in ("ask", "stream"))):
+        if how == "cancelled" and not (self._troubled(life) or (left and message.kind in ("ask", "stream"))):
             raise self.breach(f"{message} was cancelled, and its caller had not left")
 
     def item(self, number: int, index: int, incarnation: int) -> None:
@@ -266,7 +268,7 @@ class Reference:
             return message.target in message.chain
         lives = self._lives(message.target)
         if isinstance(error, ActorStopped | ActorUnavailable | ActorNotFound):
-            return not lives or any(life.troubled for life in lives)
+            return not lives or any(self._troubled(life) for life in lives)
         if isinstance(error, DeadlineExceeded):
             return self.now_s >= message.deadline_s - 1e-6
         if isinstance(error, MailboxFull):
@@ -277,6 +279,11 @@ class Reference:
                 for life in lives
             )
         return False
+
+    def _troubled(self, life: Life) -> bool:
+        if life.overflow is Overflow.FAIL and self.waiting(life.actor) > life.limit:
+            life.troubled = life.troubled or "its mailbox may have overflowed"
+        return bool(life.troubled)
 
     def _lives(self, target: str) -> list[Life]:
         return [
@@ -314,7 +321,7 @@ class Reference:
                 raise self.breach(f"{message} has begun and never ended")
             if message.outcome == "accepted" and not message.runs:
                 lives = self._lives(message.target)
-                if not any(life.troubled for life in lives):
+                if not any(self._troubled(life) for life in lives):
                     missing.append(message)
         allowed = (Overflow.DROP_NEWEST, Overflow.DROP_OLDEST, Overflow.FAIL)
         for message in missing:

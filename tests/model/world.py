@@ -68,13 +68,18 @@ class Process:
 
     @property
     def faulty(self) -> bool:
-        """True while something on the links to it does not arrive at once."""
-        faults = self.server.faults
+        """True while something on the links to it does not arrive at once, or somebody still dials into silence."""
+        faults, dialled = self.server.faults, self.server.address
         return bool(
             faults.blackhole
             or faults.stalled
             or faults.delay_s
             or any(link._queue or link.far._queue for link in self.server.side.links)
+            or any(
+                dialled in client._dialler._attempts
+                for other in self.world.living()
+                for client in other.clients()
+            )
         )
 
     def began(self, number: int, actor: Actor, *, keeps_order: bool) -> Run:
@@ -131,6 +136,7 @@ class World:
         self.graveyard: list[Process] = []
         self.unburied: dict[str, Process] = {}
         """Dead, and nobody was told yet."""
+        self.shapes: dict[str, tuple[int, Overflow, int]] = {}
         self.chores: set[asyncio.Task[None]] = set()
         """What a supervisor does meanwhile."""
         self.breach: Breach | None = None
@@ -192,6 +198,7 @@ class World:
         lives = self.reference.lives.get(actor, [])
         life = Life(actor, len(lives) + 1, home, limit, overflow, concurrency == 1)
         self.report(lambda reference: reference.spawned(life))
+        self.shapes[actor] = (limit, overflow, concurrency)
         process = self.processes[home]
         policy = MailboxPolicy(messages=limit, overflow=overflow)
         self.clock.run(
@@ -202,6 +209,16 @@ class World:
         location = process.node.location(actor)
         assert location is not None
         self.publish(location)
+
+    def revive(self) -> None:
+        """Start again whatever is down."""
+        for name, process in list(self.processes.items()):
+            if not process.alive:
+                self.boot(name)
+        for actor, shape in self.shapes.items():
+            home = self.reference.lives[actor][-1].home
+            if self.reference.current(actor) is None:
+                self.spawn(actor, home, *shape)
 
     def publish(self, location: Location) -> None:
         """Tell everybody where an actor is."""
