@@ -257,4 +257,5 @@ class Origin:
         for inlet in self.inlets.values():
             if inlet.withheld:
                 inlet.cell.rooms.remove(inlet)
+                inlet.cell.let_in()  # nobody else would, if it was the last that waited
         self.inlets.clear()

@@ -24,7 +24,8 @@ def quiet(world: World) -> None:
     """Let everything settle; then what has left must be gone, and if nothing is open nothing may be left."""
     world.clock.settle()
     faulty = frozenset(process.name for process in world.living() if process.faulty)
-    world.report(lambda reference: reference.quiet(faulty=faulty))
+    unsure = faulty | frozenset(world.unburied)
+    world.report(lambda reference: reference.quiet(faulty=unsure))
     check(world)
     reference = world.reference
     is_open = any(

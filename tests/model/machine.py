@@ -146,6 +146,11 @@ class Death(Talk):
         if self._life(actor):
             self.world.stop(actor, grace_s)
 
+    @rule(actor=instances, told_after_s=st.sampled_from([0.0, 0.5]))
+    def restart(self, actor: str, told_after_s: float) -> None:
+        if self._life(actor):
+            self.world.stop(actor, 0.0, again_after_s=told_after_s)
+
     @rule(actor=instances, home=st.sampled_from(["north", "south"]))
     def respawn(self, actor: str, home: str) -> None:
         if self.world.reference.current(actor) is None and self._up(home) and self.world.is_free(actor, home):

@@ -35,6 +35,8 @@ class Run:
 
     actor: str
     incarnation: int
+    keeps_order: bool = True
+    """False for a method that interleaves."""
     ended: str = ""
     """How: returned, raised, cancelled; empty while it runs."""
     produced: int = 0
@@ -98,7 +100,7 @@ class Life:
     home: str
     limit: int
     overflow: Overflow
-    sequential: bool
+    concurrency: int
     ended: str = ""
     """Why nothing may begin in it any more."""
     troubled: str = ""
@@ -164,7 +166,7 @@ class Reference:
         meant = f", meant for incarnation {known}" if known else ""
         self.note(f"{message}{meant}")
 
-    def began(self, number: int, run: Run, *, keeps_order: bool) -> None:
+    def began(self, number: int, run: Run) -> None:
         """A handler begins."""
         message, actor, incarnation = self.messages[number], run.actor, run.incarnation
         self.note(f"{number} runs in {actor} incarnation {incarnation}")
@@ -181,7 +183,7 @@ class Reference:
             raise self.breach(f"{message} ran after its caller was told executed=never")
         if message.gone:
             raise self.breach(f"{message} ran although its caller had left and everything had been quiet")
-        if keeps_order and message.known:
+        if run.keeps_order and message.known:
             before = life.last.get(message.sender)
             if before is not None and before.sent > message.sent:
                 raise self.breach(f"{message} was sent before {before}, and began after it")
@@ -310,6 +312,28 @@ class Reference:
             message.gone = True
             if message.open_runs and message.method != "deaf":
                 raise self.breach(f"{message} still runs, although its caller has its outcome: {message.outcome}")
+
+        if not faulty:
+            self._nobody_waits_for_nothing()
+
+    def _nobody_waits_for_nothing(self) -> None:
+        """A message that has not begun waits for handlers that run; one for an incarnation that is over for nothing."""
+        for message in self.messages.values():
+            if not message.sent or message.over or message.runs:
+                continue
+            lives = self.lives.get(message.target, [])
+            if message.known and lives[message.known - 1].ended:
+                raise self.breach(f"{message} still waits for incarnation {message.known}, which is over")
+            life = self.current(message.target)
+            if life is not None and not life.troubled and self._busy(life) < life.concurrency:
+                raise self.breach(f"{message} waits, and {message.target} has nothing to do")
+
+    def _busy(self, life: Life) -> int:
+        return sum(
+            run.actor == life.actor and run.incarnation == life.incarnation and run.keeps_order
+            for message in self.messages.values()
+            for run in message.open_runs
+        )
 
     def finished(self, dropped_tells: int) -> None:
         """The end: every caller has its outcome, and every accepted tell ran or has a reason not to."""

@@ -85,11 +85,9 @@ class Process:
     def began(self, number: int, actor: Actor, *, keeps_order: bool) -> Run:
         """See `Witness`."""
         where = actor.context
-        run = Run(where.name, where.incarnation)
+        run = Run(where.name, where.incarnation, keeps_order)
         if self.alive:
-            self.world.report(
-                lambda reference: reference.began(number, run, keeps_order=keeps_order)
-            )
+            self.world.report(lambda reference: reference.began(number, run))
         return run
 
     def ends(self, number: int, run: Run, how: str) -> None:
@@ -105,7 +103,7 @@ class Process:
         run = outer.runs[-1]
         chain = outer.chain
         (life,) = (x for x in self.world.reference.lives[run.actor] if x.incarnation == run.incarnation)
-        if life.sequential:
+        if life.concurrency == 1:
             chain = (*chain, run.actor)
         message = self.world.message(
             "ask", self.name, ref.name, "via" if path else "gated",
@@ -195,20 +193,21 @@ class World:
 
     def spawn(self, actor: str, home: str, limit: int, overflow: Overflow, concurrency: int) -> None:
         """Start an actor, or its next incarnation, and tell everybody."""
-        lives = self.reference.lives.get(actor, [])
-        life = Life(actor, len(lives) + 1, home, limit, overflow, concurrency == 1)
-        self.report(lambda reference: reference.spawned(life))
         self.shapes[actor] = (limit, overflow, concurrency)
+        self.publish(self.clock.run(self._spawn(actor, home)))
+
+    async def _spawn(self, actor: str, home: str) -> Location:
+        limit, overflow, concurrency = self.shapes[actor]
+        life = Life(actor, len(self.reference.lives.get(actor, [])) + 1, home, limit, overflow, concurrency)
+        self.report(lambda reference: reference.spawned(life))
         process = self.processes[home]
         policy = MailboxPolicy(messages=limit, overflow=overflow)
-        self.clock.run(
-            process.node.spawn(
-                CLASSES[concurrency], process, name=actor, incarnation=life.incarnation, mailbox=policy
-            )
+        await process.node.spawn(
+            CLASSES[concurrency], process, name=actor, incarnation=life.incarnation, mailbox=policy
         )
         location = process.node.location(actor)
         assert location is not None
-        self.publish(location)
+        return location
 
     def revive(self) -> None:
         """Start again whatever is down."""
@@ -233,8 +232,8 @@ class World:
         for process in self.living():
             process.node.remove_location(actor, incarnation, why)
 
-    def stop(self, actor: str, grace_s: float) -> None:
-        """Begin to stop an actor."""
+    def stop(self, actor: str, grace_s: float, *, again_after_s: float | None = None) -> None:
+        """Begin to stop an actor. It starts again at once if others are to hear of both so many seconds later."""
         life = self.reference.current(actor)
         assert life is not None
         life.troubled = "it is being stopped"
@@ -243,8 +242,15 @@ class World:
 
         async def stop() -> None:
             await process.node.stop_actor(actor, StopReason.COMMANDED, grace_s=grace_s)
+            self.report(lambda reference: reference.ended(life, "it was stopped"))
+            location = None
+            if again_after_s is not None and process.alive:
+                location = await self._spawn(actor, life.home)
+                await asyncio.sleep(again_after_s)
             if process.alive:
                 self.down(actor, life.incarnation, "it was stopped")
+                if location is not None:
+                    self.publish(location)
 
         self.chore(stop())
 
