@@ -27,8 +27,8 @@ from .machine import Death, Talk
 Mutation = Callable[[], AbstractContextManager[object]]
 
 
-def _instead(owner: type, name: str) -> Callable[[Callable[..., Any]], Mutation]:
-    """Replace a method by a function that gets the method as its first argument."""
+def _instead(owner: type, name: str, by: type[Talk] = Death) -> Callable[[Callable[..., Any]], Mutation]:
+    """Replace a method by a function that gets the method as its first argument; ``by`` is to find it."""
 
     def mutation(function: Callable[..., Any]) -> Mutation:
         original = getattr(owner, name)
@@ -37,14 +37,14 @@ def _instead(owner: type, name: str) -> Callable[[Callable[..., Any]], Mutation]
             return function(original, self, *args, **kwargs)
 
         made: Mutation = lambda: patch.object(owner, name, mutant)  # noqa: E731
-        MUTATIONS[function.__name__] = made
+        MUTATIONS[function.__name__] = made, by
         return made
 
     return mutation
 
 
-MUTATIONS: dict[str, Mutation] = {}
-"""By what goes wrong."""
+MUTATIONS: dict[str, tuple[Mutation, type[Talk]]] = {}
+"""By what goes wrong: the patch, and the machine that finds it."""
 
 NAMES: dict[tuple[str, int], str] = {}
 """Actors that have been called, by node and number."""
@@ -99,7 +99,7 @@ def bytes_of_credit_are_kept(original, self, size):
     original(self, size - 1)
 
 
-@_instead(Outlet, "forget_waiting")
+@_instead(Outlet, "forget_waiting", Talk)
 def a_place_in_the_backlog_is_kept(original, self, call_id):
     found = original(self, call_id)
     self._reserved += found

@@ -71,7 +71,7 @@ class Message:
     cancelled: bool = False
     """Its caller was told to leave."""
     lost: bool = False
-    """Its caller died."""
+    """Its caller, or its sender with it, died."""
     gone: bool = False
     """Its caller had an outcome, or had left, when everything was quiet: nothing may happen with it any more."""
     settled: bool = False
@@ -101,6 +101,8 @@ class Life:
     limit: int
     overflow: Overflow
     concurrency: int
+    told: bool = True
+    """Everybody knows of it."""
     ended: str = ""
     """Why nothing may begin in it any more."""
     troubled: str = ""
@@ -325,15 +327,18 @@ class Reference:
             if message.known and lives[message.known - 1].ended:
                 raise self.breach(f"{message} still waits for incarnation {message.known}, which is over")
             life = self.current(message.target)
-            if life is not None and not life.troubled and self._busy(life) < life.concurrency:
+            if life is not None and life.told and not life.troubled and self._idle(life):
                 raise self.breach(f"{message} waits, and {message.target} has nothing to do")
 
-    def _busy(self, life: Life) -> int:
-        return sum(
-            run.actor == life.actor and run.incarnation == life.incarnation and run.keeps_order
+    def _idle(self, life: Life) -> bool:
+        runs = [
+            run
             for message in self.messages.values()
             for run in message.open_runs
-        )
+            if run.actor == life.actor and run.incarnation == life.incarnation
+        ]
+        # One that interleaves takes no turn, but keeps its place in the window of its sender.
+        return len(runs) < life.concurrency and all(run.keeps_order for run in runs)
 
     def finished(self, dropped_tells: int) -> None:
         """The end: every caller has its outcome, and every accepted tell ran or has a reason not to."""
@@ -343,7 +348,7 @@ class Reference:
                 raise self.breach(f"{message} never had an outcome")
             if message.open_runs:
                 raise self.breach(f"{message} has begun and never ended")
-            if message.outcome == "accepted" and not message.runs:
+            if message.outcome == "accepted" and not message.runs and not message.lost:
                 lives = self._lives(message.target)
                 if not any(self._troubled(life) for life in lives):
                     missing.append(message)

@@ -221,6 +221,7 @@ class World:
 
     def publish(self, location: Location) -> None:
         """Tell everybody where an actor is."""
+        self.reference.lives[location.name][location.incarnation - 1].told = True
         for process in self.living():
             if process.node.id != location.node:
                 process.node.add_location(location)
@@ -246,6 +247,7 @@ class World:
             location = None
             if again_after_s is not None and process.alive:
                 location = await self._spawn(actor, life.home)
+                self.reference.lives[actor][-1].told = False
                 await asyncio.sleep(again_after_s)
             if process.alive:
                 self.down(actor, life.incarnation, "it was stopped")
@@ -266,8 +268,8 @@ class World:
         process.alive = False
         self.graveyard.append(process)
         for message in self.reference.messages.values():
-            if message.sender == name and not message.over:
-                message.lost = True
+            if message.sender == name and not (message.over and message.outcome != "accepted"):
+                message.lost = True  # a tell that was accepted may wait there
             for run in message.runs:
                 if not run.ended and self._home(run) == name:
                     run.ended = "died"
