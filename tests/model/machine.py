@@ -187,4 +187,4 @@ class Death(Talk):
 
     def _life(self, actor: str) -> Life | None:
         life = self.world.reference.current(actor)
-        return life if life is not None and not life.troubled.startswith("it is being") else None
+        return life if life is not None and not life.stopping else None

@@ -103,6 +103,8 @@ class Life:
     concurrency: int
     told: bool = True
     """Everybody knows of it."""
+    stopping: bool = False
+    """Somebody has commanded its end."""
     ended: str = ""
     """Why nothing may begin in it any more."""
     troubled: str = ""

@@ -237,7 +237,7 @@ class World:
         """Begin to stop an actor. It starts again at once if others are to hear of both so many seconds later."""
         life = self.reference.current(actor)
         assert life is not None
-        life.troubled = "it is being stopped"
+        life.stopping, life.troubled = True, "it is being stopped"
         process = self.processes[life.home]
         self.reference.note(f"{actor} is to stop within {grace_s} s")
 

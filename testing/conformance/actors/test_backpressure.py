@@ -107,6 +107,25 @@ async def test_credit_comes_back_for_messages_that_were_cancelled_expired_or_ref
     assert await ref.ask(Gate.note, "end") == "end"
 
 
+async def test_a_sender_that_dies_while_its_credit_is_withheld_leaves_the_way_open_for_others(remote):
+    ref = await held(remote, messages=2)
+    here = remote.far.ref("a.0", Gate)
+    local = asyncio.create_task(here.ask(Gate.note, "local"))
+    await until(lambda: len(remote.cell().mailbox) == 1)
+    asked = asyncio.create_task(ref.ask(Gate.note, "asked"))
+    await turns(2)
+    ref.tell(Gate.note, "told")
+    await until(lambda: len(remote.cell().mailbox) == 3)
+    await remote.near.close()  # takes the ask out of a mailbox that stays full
+    await asyncio.gather(asked, return_exceptions=True)
+    await until(lambda: len(remote.cell().mailbox) == 2)
+    remote.actor().gate.set()
+    assert await local == "local"
+    await until(lambda: notes(remote) == ["local", "told"])
+    here.tell(Gate.note, "end")
+    await until(lambda: notes(remote) == ["local", "told", "end"])
+
+
 async def test_a_sender_whose_credit_was_withheld_gets_it_while_others_keep_the_mailbox_busy(remote):
     """The mailbox need not run empty for it."""
     third = await remote.node("third")
