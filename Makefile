@@ -7,7 +7,7 @@ CONFIG ?= examples/serving/serve.toml
 TESTS ?=
 PEERS ?=
 LINES ?= build/bench.jsonl
-SOAK ?= src/callboard/testing/conformance tests/contract tests/integration
+SOAK ?= src/callboard/testing/conformance tests/contract tests/integration tests/model
 TIMES ?= 100
 FUZZ ?= codec=60 handshake=10 nats_frames=15 origin=5 peer=4 nats_service=4 outside=2
 INPUTS ?= 1000000
@@ -64,7 +64,7 @@ test-lowest: $(VENV)/dev.stamp  ## Run all tests with the lowest versions that s
 soak: $(VENV)/dev.stamp  ## Repeat the tests that race (SOAK=path, TIMES=100) until one fails
 	@round=0; while [ $$round -lt $(TIMES) ]; do round=$$((round + 1)); \
 	  echo "round $$round of $(TIMES)"; \
-	  $(BIN)/pytest -x -q -n $(WORKERS) --maxprocesses=4 $(SOAK) || exit 1; \
+	  CALLBOARD_SOAK=1 $(BIN)/pytest -x -q -n $(WORKERS) --maxprocesses=4 $(SOAK) || exit 1; \
 	done
 
 fuzz: $(VENV)/dev.stamp  ## Feed INPUTS=1000000 hostile inputs to what a peer can reach; findings stay in .fuzz

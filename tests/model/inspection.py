@@ -25,7 +25,7 @@ def quiet(world: World) -> None:
     world.clock.settle()
     faulty = frozenset(process.name for process in world.living() if process.faulty)
     unsure = faulty | frozenset(world.unburied)
-    world.report(lambda reference: reference.quiet(faulty=unsure))
+    world.report(world.reference.quiet, faulty=unsure)
     check(world)
     reference = world.reference
     is_open = any(
@@ -47,7 +47,7 @@ def finish(world: World) -> None:
     world.revive()
     quiet(world)
     dropped = sum(process.node.dropped_tells for process in world.living())
-    world.report(lambda reference: reference.finished(dropped))
+    world.report(world.reference.finished, dropped)
     check(world)
     _probe(world)
     quiet(world)
@@ -68,7 +68,7 @@ def close(world: World) -> None:
 
 def _probe(world: World) -> None:
     """Every actor that should be up answers everybody, more often than its window is wide."""
-    for actor, lives in world.reference.lives.items():
+    for actor in world.reference.lives:
         life = world.reference.current(actor)
         if life is None:
             continue

@@ -63,9 +63,7 @@ class Talk(RuleBasedStateMachine):
 
     @rule(sender=nodes, to=targets, method=st.sampled_from(["quick", "gated"]), deadline=deadlines,
           on_down=patience)  # fmt: skip
-    def tell_wait(
-        self, sender: str, to: str, method: str, deadline: float | None, on_down: OnDown
-    ) -> None:
+    def tell_wait(self, sender: str, to: str, method: str, deadline: float | None, on_down: OnDown) -> None:
         if self._up(sender):
             message = self._message("tell_wait", sender, to, method, deadline)
             self.world.tell_wait(message, deadline_s=deadline, on_down=on_down)

@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 from callboard.actors.cell import Cell
 from callboard.actors.envelope import CANCEL, TELL, split
-from callboard.actors.errors import ActorUnavailable
 from callboard.actors.local import LocalOrigin, LocalRoute
 from callboard.actors.mailbox import Mailbox
 from callboard.actors.node import Node

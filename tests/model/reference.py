@@ -208,15 +208,14 @@ class Reference:
         if how == "cancelled" and not (self._troubled(life) or (left and message.kind in ("ask", "stream"))):
             raise self.breach(f"{message} was cancelled, and its caller had not left")
 
-    def item(self, number: int, index: int, incarnation: int) -> None:
-        """The caller of a stream got an item."""
+    def item(self, number: int, item: list[int]) -> None:
+        """The caller of a stream got an item: number of the message, index, incarnation."""
         message = self.messages[number]
         if message.outcome:
             raise self.breach(f"{message} gave an item after its end")
-        if index != message.arrived:
-            raise self.breach(f"{message} gave item {index} when {message.arrived} was due")
-        if [run.incarnation for run in message.runs] != [incarnation]:
-            raise self.breach(f"{message} gave an item of incarnation {incarnation}")
+        due = [number, message.arrived, *(run.incarnation for run in message.runs)]
+        if item != due:
+            raise self.breach(f"{message} gave the item {item} when {due} was due")
         message.arrived += 1
 
     def left(self, number: int) -> None:
@@ -228,15 +227,15 @@ class Reference:
             raise self.breach(f"{message}: its caller was cancelled, and nobody had asked for that")
         self._over(message, "left")
 
-    def value(self, number: int, incarnation: int | None) -> None:
-        """The caller got its answer, the end of its stream, or its tell was accepted (None)."""
+    def value(self, number: int, answer: list[int] | None) -> None:
+        """The caller got its answer (number, incarnation), the end of its stream, or its tell was accepted (None)."""
         message = self.messages[number]
         if message.lost:
             return
-        self._over(message, "accepted" if incarnation is None else "value")
-        if incarnation is not None:
-            if [(run.incarnation, run.ended) for run in message.runs] != [(incarnation, "returned")]:
-                raise self.breach(f"{message} was answered by {incarnation}, but its runs are {message.runs}")
+        self._over(message, "accepted" if answer is None else "value")
+        if answer is not None:
+            if [number, *(run.incarnation for run in message.runs if run.ended == "returned")] != answer:
+                raise self.breach(f"{message} was answered {answer}, but its runs are {message.runs}")
             if message.kind == "stream" and message.arrived != message.items:
                 raise self.breach(f"{message} ended after {message.arrived} of {message.items} items")
 
@@ -280,8 +279,7 @@ class Reference:
         if isinstance(error, MailboxFull):
             waits = message.kind in ("tell_wait", "ask", "stream")
             return any(
-                self.waiting(life.actor) > life.limit
-                and not (waits and life.overflow is Overflow.BLOCK)
+                self.waiting(life.actor) > life.limit and not (waits and life.overflow is Overflow.BLOCK)
                 for life in lives
             )
         return False
@@ -315,7 +313,9 @@ class Reference:
                 continue
             message.gone = True
             if message.open_runs and message.method != "deaf":
-                raise self.breach(f"{message} still runs, although its caller has its outcome: {message.outcome}")
+                raise self.breach(
+                    f"{message} still runs, although its caller has its outcome: {message.outcome}"
+                )
 
         if not faulty:
             self._nobody_waits_for_nothing()

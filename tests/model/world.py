@@ -87,13 +87,13 @@ class Process:
         where = actor.context
         run = Run(where.name, where.incarnation, keeps_order)
         if self.alive:
-            self.world.report(lambda reference: reference.began(number, run))
+            self.world.report(self.world.reference.began, number, run)
         return run
 
     def ends(self, number: int, run: Run, how: str) -> None:
         """See `Witness`."""
         if self.alive:
-            self.world.report(lambda reference: reference.ends(number, run, how))
+            self.world.report(self.world.reference.ends, number, run, how)
 
     async def nested(self, ref: Ref[Any], number: int, path: list[Ref[Any]]) -> None:
         """See `Witness`."""
@@ -115,7 +115,7 @@ class Process:
             await self.world.ask(self, message, self.node.ref(ref.name), arguments)
         except asyncio.CancelledError:
             message.cancelled = True  # with the handler that waits for it
-            self.world.report(lambda reference: reference.left(message.number))
+            self.world.report(self.world.reference.left, message.number)
             raise
 
     def _failed(self, name: str, incarnation: int, error: BaseException) -> None:
@@ -159,10 +159,10 @@ class World:
 
     # -- the reference
 
-    def report(self, tell: Callable[[Reference], None]) -> None:
+    def report(self, tell: Callable[..., None], *facts: Any, **more: Any) -> None:
         """Tell the reference; a breach is kept, because who reports it may be a handler."""
         try:
-            tell(self.reference)
+            tell(*facts, **more)
         except Breach as breach:
             self.breach = self.breach or breach
 
@@ -199,7 +199,7 @@ class World:
     async def _spawn(self, actor: str, home: str) -> Location:
         limit, overflow, concurrency = self.shapes[actor]
         life = Life(actor, len(self.reference.lives.get(actor, [])) + 1, home, limit, overflow, concurrency)
-        self.report(lambda reference: reference.spawned(life))
+        self.report(self.reference.spawned, life)
         process = self.processes[home]
         policy = MailboxPolicy(messages=limit, overflow=overflow)
         await process.node.spawn(
@@ -229,7 +229,7 @@ class World:
     def down(self, actor: str, incarnation: int, why: str) -> None:
         """An incarnation is over: tell everybody."""
         (life,) = (life for life in self.reference.lives[actor] if life.incarnation == incarnation)
-        self.report(lambda reference: reference.ended(life, why))
+        self.report(self.reference.ended, life, why)
         for process in self.living():
             process.node.remove_location(actor, incarnation, why)
 
@@ -243,7 +243,7 @@ class World:
 
         async def stop() -> None:
             await process.node.stop_actor(actor, StopReason.COMMANDED, grace_s=grace_s)
-            self.report(lambda reference: reference.ended(life, "it was stopped"))
+            self.report(self.reference.ended, life, "it was stopped")
             location = None
             if again_after_s is not None and process.alive:
                 location = await self._spawn(actor, life.home)
@@ -276,7 +276,7 @@ class World:
         for lives in self.reference.lives.values():
             for life in lives:
                 if life.home == name:
-                    self.report(lambda reference, life=life: reference.ended(life, f"{name} was killed"))
+                    self.report(self.reference.ended, life, f"{name} was killed")
         memory._servers.pop(process.server.address, None)
         process.node._network.connect = _dead  # type: ignore[method-assign]
         for client in process.clients():
@@ -339,7 +339,7 @@ class World:
             except Exception as error:
                 self._failed(message, error)
             else:
-                self.report(lambda reference: reference.value(message.number, None))
+                self.report(self.reference.value, message.number, None)
 
         self._call(message, tell())
 
@@ -356,7 +356,7 @@ class World:
             except Exception as error:
                 self._failed(message, error)
             else:
-                self.report(lambda reference: reference.value(message.number, None))
+                self.report(self.reference.value, message.number, None)
 
         self._call(message, tell())
 
@@ -367,18 +367,19 @@ class World:
         arguments = () if path is None else ([process.node.ref(name) for name in path],)
         self._call(message, self.ask(process, message, ref, arguments))
 
-    async def ask(self, process: Process, message: Message, ref: Ref[Any], arguments: tuple[Any, ...]) -> None:
+    async def ask(
+        self, process: Process, message: Message, ref: Ref[Any], arguments: tuple[Any, ...]
+    ) -> None:
         """Ask and report the outcome. Raises what a nested ask raises."""
         self._sends(process, message, ref)
         try:
-            number, incarnation = await ref.ask(message.method, message.number, *arguments)
+            answer = await ref.ask(message.method, message.number, *arguments)
         except Exception as error:
             self._failed(message, error)
             if message.nested:
                 raise
         else:
-            assert number == message.number
-            self.report(lambda reference: reference.value(message.number, incarnation))
+            self.report(self.reference.value, message.number, answer)
 
     def streams(self, message: Message, leave_after: int | None, *, slow: bool, **options: Any) -> None:
         """Read a stream; a slow reader waits at a gate after each item."""
@@ -389,9 +390,8 @@ class World:
             self._sends(process, message, ref)
             try:
                 async with ref.stream(message.method, message.number, message.items) as items:
-                    async for number, index, incarnation in items:
-                        assert number == message.number
-                        self.report(lambda reference: reference.item(number, index, incarnation))
+                    async for item in items:
+                        self.report(self.reference.item, message.number, item)
                         if message.arrived == leave_after:
                             message.cancelled = True
                             break
@@ -401,10 +401,10 @@ class World:
                 self._failed(message, error)
             else:
                 if message.cancelled:
-                    self.report(lambda reference: reference.left(message.number))
+                    self.report(self.reference.left, message.number)
                 else:
-                    incarnation = message.runs[-1].incarnation if message.runs else 0
-                    self.report(lambda reference: reference.value(message.number, incarnation))
+                    runs = [run.incarnation for run in message.runs]
+                    self.report(self.reference.value, message.number, [message.number, *runs[-1:]])
 
         self._call(message, read())
 
@@ -416,7 +416,7 @@ class World:
         def done(task: asyncio.Task[None]) -> None:
             del process.callers[task]
             if task.cancelled() and message.sent:
-                self.report(lambda reference: reference.left(message.number))
+                self.report(self.reference.left, message.number)
 
         task.add_done_callback(done)
 
@@ -429,10 +429,10 @@ class World:
                 route = ref._target.pick()
                 if exact or not (route.crowded or (message.kind == "tell_wait" and route.full)):
                     known = location.incarnation
-        self.report(lambda reference: reference.sends(message, known))
+        self.report(self.reference.sends, message, known)
 
     def _failed(self, message: Message, error: Exception) -> None:
-        self.report(lambda reference: reference.error(message.number, error))
+        self.report(self.reference.error, message.number, error)
 
     def callers(self) -> list[tuple[asyncio.Task[None], Message]]:
         """Everybody who waits for an outcome."""
