@@ -25,8 +25,8 @@ else:
 class Letter(msgspec.Struct, eq=False, array_like=True):
     """One message that waits or runs. Mutable: cancellation and the running task are noted in it.
 
-    The envelope of a request is decoded into it (`split_letters`), so that nothing is copied: the first fields are those of
-    the wire, the others are set here.
+    The envelope of a request is decoded into it (`split_letters`), so that nothing is copied. The first fields are
+    those of the wire, the others are set here.
     """
 
     kind: int
