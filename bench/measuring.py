@@ -102,7 +102,8 @@ async def _one_at_a_time(client: Client, seconds: float) -> list[float]:
         await client.ask(message)
     times: list[float] = []
     end = perf_counter() + seconds
-    while (start := perf_counter()) < end:
+    while not times or perf_counter() < end:
+        start = perf_counter()
         await client.ask(MESSAGES[len(times) & 4095])
         times.append(perf_counter() - start)
     return times
@@ -111,10 +112,11 @@ async def _one_at_a_time(client: Client, seconds: float) -> list[float]:
 async def _in_flight(client: Client, width: int, seconds: float) -> float:
     async def asker(first: int, end: float) -> int:
         number = first
-        while perf_counter() < end:
+        while True:  # once at least: a stall as long as the measurement is not a rate of nothing
             await client.ask(MESSAGES[number & 4095])
             number += 1
-        return number - first
+            if perf_counter() >= end:
+                return number - first
 
     await asyncio.gather(*(asker(n * 16, perf_counter() + seconds / 5) for n in range(width)))
     start = perf_counter()
@@ -131,10 +133,7 @@ async def readers(
     async def reader(end: float) -> int:
         total = 0
         while True:
-            start = perf_counter()
-            if start > end:
-                return total
-            count = 0
+            start, count = perf_counter(), 0
             async for _ in stream(items):
                 if not count:
                     first_items.append(perf_counter() - start)
@@ -142,6 +141,8 @@ async def readers(
             if count != items:
                 raise RuntimeError(f"{items} items were asked for, {count} came")
             total += count
+            if perf_counter() > end:
+                return total
 
     await asyncio.gather(*(reader(perf_counter() + seconds / 5) for _ in range(width)))
     first_items.clear()

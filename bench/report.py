@@ -22,8 +22,10 @@ def parts(results: Results, facts: str = "") -> dict[str, str]:
     if results.curves():
         found["growth"] = tables.growth(results)
     if results.lines:
-        spread = f"median of (highest - lowest) / median of all lines: {tables.spreads(results):.0%}"
-        found["run"] = f"{facts}; {spread}." if facts else f"{spread[0].upper()}{spread[1:]}."
+        share = tables.spread(results)
+        noise = "unknown, there is one repetition" if share is None else f"{share:.0%}"
+        head = f"{facts}. " if facts else ""
+        found["run"] = f"{head}Spread, the median of (highest - lowest) / median of all lines: {noise}."
     return found
 
 

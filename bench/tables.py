@@ -69,12 +69,12 @@ def _cell(results: Results, line: Line | None) -> str:
     return number(line.value) + (f" (x {factor(ratio)})" if ratio is not None else "")
 
 
-def spreads(results: Results) -> float:
-    """The median over all lines of (highest - lowest) / median: how noisy the run was."""
+def spread(results: Results) -> float | None:
+    """The median over all lines of (highest - lowest) / median: how noisy it was. None without repetitions."""
     shares = sorted(
         (line.high - line.low) / line.value for line in results.lines if line.value and line.reps > 1
     )
-    return shares[len(shares) // 2] if shares else 0.0
+    return shares[len(shares) // 2] if shares else None
 
 
 def skipped(results: Results) -> str:
