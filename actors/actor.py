@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, TypeVar, overload
 
 from .current import DeliveryFacts, delivery, is_cancelled
+from .inner import Inner, Owner, Watch, inner_of
 from .policy import StopReason
-from .ref import Ref
+from .ref import Down, Ref
+from .stash import leave
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
 
 class ActorContext:
     """What an actor knows about itself; ``self.context``, there before ``__init__`` runs."""
 
-    __slots__ = ("_announce", "_ref", "component", "incarnation", "index", "name", "node")
+    __slots__ = ("_announce", "_cell", "_ref", "component", "incarnation", "index", "name", "node")
 
     def __init__(
         self,
@@ -28,6 +32,7 @@ class ActorContext:
         node: str,
         ref: Callable[[], Ref[Any]],
         announce: Callable[[str], None],
+        cell: Owner,
     ) -> None:
         self.name = name
         self.component = component
@@ -37,6 +42,7 @@ class ActorContext:
         """Name of the process, for people."""
         self._ref = ref
         self._announce = announce
+        self._cell = cell
 
     def __repr__(self) -> str:
         return f"<ActorContext {self.name} incarnation {self.incarnation} in {self.node}>"
@@ -65,6 +71,85 @@ class ActorContext:
         """Show a line to whoever started the system, for example the URL where this actor listens."""
         self._announce(text)
 
+    # -- death watch, timers, stash: on the event loop, not in the thread of a blocking method
+
+    def watch(self, ref: Ref[Any]) -> Watch:
+        """Watch the current incarnation of an instance: ``on_down`` gets exactly one `Down`.
+
+        It comes at once if none is up, and never after ``cancel()`` of what this returns. Each watch has its own.
+        A watch ends with this actor. Raises `ValueError` for a component (watch its ``instances()``), and
+        `TypeError` if this class has no ``on_down``.
+        """
+        return self._inner().watch(ref)
+
+    @overload
+    def start_timer(
+        self,
+        key: Hashable,
+        after_s: float,
+        method: Callable[Concatenate[Any, P], Any],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None: ...
+    @overload
+    def start_timer(
+        self, key: Hashable, after_s: float, method: str, /, *args: Any, **kwargs: Any
+    ) -> None: ...
+    def start_timer(self, key: Hashable, after_s: float, method: Any, /, *args: Any, **kwargs: Any) -> None:
+        """Have a message of this class handled in ``after_s`` seconds, like a tell of the actor to itself.
+
+        A key stands for one timer: starting it again replaces it, and what the old one has sent and is not being
+        handled yet is never handled. All end when the actor stops. Raises `ValueError`, `UnknownMethod`,
+        `BadArguments`, and `Overloaded` beyond 1,000 timers.
+        """
+        self._inner().start_timer(key, after_s, None, method, args, kwargs)
+
+    @overload
+    def start_periodic_timer(
+        self,
+        key: Hashable,
+        every_s: float,
+        method: Callable[Concatenate[Any, P], Any],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None: ...
+    @overload
+    def start_periodic_timer(
+        self, key: Hashable, every_s: float, method: str, /, *args: Any, **kwargs: Any
+    ) -> None: ...
+    def start_periodic_timer(
+        self, key: Hashable, every_s: float, method: Any, /, *args: Any, **kwargs: Any
+    ) -> None:
+        """The same every ``every_s`` seconds, first after as many; left out while the last one waits or runs."""
+        self._inner().start_timer(key, every_s, every_s, method, args, kwargs)
+
+    def cancel_timer(self, key: Hashable) -> bool:
+        """End a timer, and take out what it has sent and is not being handled; False if there is nothing to end."""
+        return self._inner().timers.cancel(key)
+
+    def stash(self) -> NoReturn:
+        """Put the message that is being handled aside, until `unstash`; its caller goes on waiting.
+
+        Never returns. The handler runs again from its beginning, so what it does before this must be harmless
+        twice: a message that is stashed counts as not begun. Call it in the handler itself, of an ask or a tell.
+
+        If ``stash_limit`` are stashed, or half of what one sender may have here, the caller gets `StashFull` (a
+        tell is dropped, counted and logged). Raises `RuntimeError` for a stream, an interleaving method or a
+        durable message.
+        """
+        inner_of(self._cell)
+        leave(self._cell)
+
+    def unstash(self) -> None:
+        """Let all that is stashed be handled next, in its order, ahead of everything else that waits."""
+        self._inner().stash.put_back()
+
+    def _inner(self) -> Inner:
+        asyncio.get_running_loop()  # raises in a thread, where none of this is safe
+        return inner_of(self._cell)
+
 
 class Actor:
     """Base of all actors: a plain class whose public methods are its messages.
@@ -75,10 +160,24 @@ class Actor:
     """
 
     concurrency: ClassVar[int] = 1
+    stash_limit: ClassVar[int] = 128
+    """Messages that it may put aside with ``self.context.stash()``."""
     context: ActorContext
 
     async def on_start(self) -> None:
         """Called before the first message; the actor is ready when it returns."""
+
+    async def on_ready(self) -> None:
+        """Called when others can reach the actor, like a message before all others; what it raises fails the actor."""
+
+    async def on_down(self, down: Down) -> None:
+        """Called like a message, before those that wait, for each actor watched that went down."""
+
+    async def on_drain(self) -> None:
+        """Called first when a stop with grace begins, beside the handlers and while messages still come.
+
+        The place to sign off from others. It is part of the grace; what it raises is logged.
+        """
 
     async def on_stop(self, reason: StopReason) -> None:
         """Called after the last message."""
@@ -90,6 +189,8 @@ def objection(cls: Any) -> str:
         return f"{cls!r} is not a class that derives from callboard.Actor"
     if type(cls.concurrency) is not int or cls.concurrency < 1:
         return f"{cls.__name__}.concurrency is {cls.concurrency!r}; it must be a whole number above 0"
+    if type(cls.stash_limit) is not int or cls.stash_limit < 0:
+        return f"{cls.__name__}.stash_limit is {cls.stash_limit!r}; it must be a whole number, 0 or above"
     return ""
 
 

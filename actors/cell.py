@@ -14,8 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from enum import Enum
 from time import monotonic
 from typing import Any, Protocol
 
@@ -23,29 +21,21 @@ from .codec import Codec
 from .current import CURRENT
 from .directory import Location
 from .dropped import note_dropped
+from .ending import end_tasks, run_hook
 from .envelope import OPEN, TELL
-from .errors import ActorStopped, BadArguments, CodecError, DeadlineExceeded, MailboxFull
+from .errors import ActorStopped, BadArguments, DeadlineExceeded, MailboxFull
+from .lifecycle import Hook
 from .mailbox import Admit, Letter, Mailbox, Waiter
 from .pending import INFINITE
-from .policy import Executed, MailboxPolicy, StopReason
-from .running import absorb, call_on_stop, plain_stream, run_in_thread
-from .signature import Method, Run, methods_of
+from .policy import Executed, MailboxPolicy, State, StopReason
+from .running import absorb, malformed, open_body, open_map, run_handler
+from .signature import Method, hook_of, methods_of
+from .stash import Stash, Stashed
 
 TURN_LETTERS = 256
 TURN_S = 0.001
 
 log = logging.getLogger("callboard.actors")
-
-
-class State(Enum):
-    """Where an actor is in its life."""
-
-    STARTING = "starting"
-    READY = "ready"
-    FAILED = "failed"
-    """A tell raised; nothing more is handled."""
-    STOPPING = "stopping"
-    STOPPED = "stopped"
 
 
 class Host(Protocol):
@@ -58,13 +48,22 @@ class Host(Protocol):
         """A tell raised: stop the actor and tell the supervisor."""
 
 
+class Inner(Protocol):
+    """What an actor has besides its mailbox."""
+
+    stash: Stash
+
+    def close(self) -> list[Letter]:
+        """End watches and timers; returns what is stashed."""
+
+
 class Cell:
     """The runtime's side of one incarnation of one actor."""
 
     __slots__ = (
         "_began_s", "_ended", "_loop", "_pausing", "_starting", "actor", "cls", "concurrency", "drainers",
-        "expired", "failed", "handled", "host", "location", "loose", "mailbox", "methods", "queued", "reserved",
-        "rooms", "started_at_s", "state",
+        "expired", "failed", "handled", "host", "inner", "location", "loose", "mailbox", "methods", "queued",
+        "reserved", "rooms", "started_at_s", "state",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +87,8 @@ class Cell:
         self.queued = False
         """True while such senders wait, or have not taken their place yet: nobody may go before them."""
         self.handled = self.failed = self.expired = 0
+        self.inner: Inner | None = None
+        """Its watches, timers and stash, from when it uses one."""
         self.started_at_s = monotonic()
         self._starting = 0
         self._pausing, self._began_s = False, 0.0
@@ -168,9 +169,31 @@ class Cell:
                 self.let_in()
 
     def open(self) -> None:
-        """The start is done: begin with what has come meanwhile."""
+        """The start is done: begin with what has come meanwhile, but after ``on_ready``."""
         self.state = State.READY
-        if self.mailbox.queue:
+        if hook := hook_of(self.cls, "on_ready"):
+            Hook(self).run(hook)
+        elif self.mailbox.queue:
+            self._start_drainer()
+
+    def post(self, letter: Letter) -> None:
+        """Take a letter of the actor itself, whatever the bounds."""
+        if letter.method.interleave and self.state is _READY:
+            self.mailbox.put(letter, beside=True)
+            self._run_loose(letter)
+            return
+        if letter.origin.urgent:
+            self.mailbox.put_first([letter])
+        else:
+            self.mailbox.put(letter)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something waits in the mailbox."""
+        drainers = self.drainers
+        if self.state is _READY and (
+            not drainers or (not self._starting and len(drainers) < self.concurrency)
+        ):
             self._start_drainer()
 
     def _start_drainer(self) -> None:
@@ -241,25 +264,27 @@ class Cell:
             try:
                 body = letter.body
                 if body is None or letter.buffers:
-                    args = letter.args if body is None else self._open_body(letter)
+                    args = letter.args if body is None else open_body(letter, self.host.codec)
                 else:
                     args = decode(body)
                     letter.body = None
                     if type(args) is not list:
-                        args = self._open_map(letter, args)
+                        args = open_map(letter, args)
                 kwargs = letter.kwargs
                 accepted = method.only
                 if kwargs is not None or len(args) != 1 or type(args[0]) not in accepted:
                     args = method.bind(args, kwargs)
                 ran = True
                 if kwargs or method.special:
-                    result = await self._run(letter, args, kwargs or {})
+                    result = await run_handler(actor, letter, args, kwargs or {})
                 elif method.waits:
                     result = await method.function(actor, *args)
                 else:
                     result = method.function(actor, *args)
             except BaseException as error:
                 letter.task = None
+                if ran:
+                    letter.args = args  # a stashed message is bound again
                 if not self._failed(letter, error, task, ran):
                     raise
                 if letter.cancelled:
@@ -314,26 +339,20 @@ class Cell:
         for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):
             self._start_drainer()
 
-    def _open_body(self, letter: Letter) -> list[Any]:
-        """Decode the arguments of a letter and return the positional ones; raises `CodecError`, `BadArguments`."""
-        args = self.host.codec.decode(letter.body, letter.buffers)
-        letter.body, letter.buffers = None, ()
-        return args if type(args) is list else self._open_map(letter, args)
-
-    def _open_map(self, letter: Letter, value: Any) -> list[Any]:
-        if type(value) is dict and type(args := value.get("a")) is list and type(value.get("k")) is dict:
-            letter.kwargs = value["k"]
-            return args
-        raise BadArguments(f"{letter.method.name}: the arguments are neither a list nor a map of both kinds")
-
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded("its deadline passed while it waited in the mailbox", executed=Executed.NEVER)
 
     def _failed(self, letter: Letter, error: BaseException, task: asyncio.Task[None], ran: bool) -> bool:
         """Answer a letter whose handler did not return; False if the drainer itself has to end."""
         name = self.location.name
-        if letter.cancelled and isinstance(error, asyncio.CancelledError):
+        if letter.cancelled and isinstance(error, asyncio.CancelledError | Stashed):
             letter.origin.forget(letter)
+            return True
+        if isinstance(error, Stashed):
+            if self.inner is not None and self.state is State.READY:
+                self.inner.stash.add(letter, self._refuse)
+            else:
+                self._refuse(letter, ActorStopped("it was stopped before the message was handled"))
             return True
         if letter.producer is not None:
             letter.producer.close()
@@ -346,35 +365,13 @@ class Cell:
             return False
         self.failed += 1
         if not ran:
-            refusal = error if isinstance(error, BadArguments) else _malformed(error, name)
+            refusal = error if isinstance(error, BadArguments) else malformed(error, name)
             self._refuse(letter, refusal)
         elif letter.kind == TELL:
             self.host.actor_failed(self, error)
         else:
             letter.origin.fail(letter, error, ran=ran)
         return True
-
-    async def _run(self, letter: Letter, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        method = letter.method
-        if method.run is Run.COROUTINE:
-            return await method.function(self.actor, *args, **kwargs)
-        if method.run is Run.PLAIN and not method.blocking:
-            return method.function(self.actor, *args, **kwargs)
-        if not method.streams:
-            return await run_in_thread(lambda: method.function(self.actor, *args, **kwargs))
-        source: AsyncIterator[Any]
-        if method.run is Run.STREAM:
-            source = method.function(self.actor, *args, **kwargs)
-        else:
-            source = plain_stream(method.function(self.actor, *args, **kwargs), blocking=method.blocking)
-        producer = letter.producer = letter.origin.producer(letter)
-        try:
-            await producer.pump(source)
-        finally:
-            close: Callable[[], Any] | None = getattr(source, "aclose", None)
-            if close is not None:
-                await close()
-        return None
 
     # -- interleaving methods
 
@@ -402,9 +399,10 @@ class Cell:
         task = asyncio.current_task()
         assert task is not None
         try:
-            args = method.bind(letter.args if letter.body is None else self._open_body(letter), letter.kwargs)
+            args = letter.args if letter.body is None else open_body(letter, self.host.codec)
+            args = method.bind(args, letter.kwargs)
             ran = True
-            result = await self._run(letter, args, letter.kwargs or {})
+            result = await run_handler(self.actor, letter, args, letter.kwargs or {})
         except BaseException as error:
             letter.task = None
             if not self._failed(letter, error, task, ran):
@@ -416,6 +414,16 @@ class Cell:
                 letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(letter)
 
     # -- out
+
+    async def drain(self, grace_s: float) -> None:
+        """A stop begins: run ``on_drain`` for at most ``grace_s`` seconds, while mail is still taken."""
+        hook = hook_of(self.cls, "on_drain")
+        if hook is not None and grace_s > 0 and self.state is State.READY:
+            work = run_hook(f"{self.location.name}: on_drain", lambda: hook.function(self.actor), grace_s)
+            task = self._loop.create_task(work)
+            self.loose.add(task)  # a stop that comes meanwhile cancels it like a handler
+            task.add_done_callback(self.loose.discard)
+            await asyncio.wait({task}, timeout=grace_s + 0.5)  # one that ignores its end is left to the stop
 
     async def stop(self, reason: StopReason, grace_s: float) -> None:
         """Refuse what waits, give running handlers ``grace_s`` seconds, cancel them, then run ``on_stop``.
@@ -430,23 +438,16 @@ class Cell:
         self.state = State.STOPPING
         try:
             self.let_in()
-            self.send_back(self.mailbox.drain())
-            await self._end_handlers(0 if reason is StopReason.FAILED else grace_s, max(grace_s, 1.0))
+            stashed = self.inner.close() if self.inner is not None else []
+            self.send_back([*stashed, *self.mailbox.drain()])
+            tasks = (self.drainers | self.loose) - {asyncio.current_task()}
+            await end_tasks(tasks, 0 if reason is StopReason.FAILED else grace_s, max(grace_s, 1.0))
             if was_ready:
-                await call_on_stop(self.actor, self.location.name, reason, max(grace_s, 1.0))
+                name = f"{self.location.name}: on_stop"
+                await run_hook(name, lambda: self.actor.on_stop(reason), max(grace_s, 1.0))
         finally:
             self.state = State.STOPPED
             ended.set()
-
-    async def _end_handlers(self, grace_s: float, limit_s: float) -> None:
-        tasks = (self.drainers | self.loose) - {asyncio.current_task()}
-        if tasks and grace_s > 0:
-            await asyncio.wait(tasks, timeout=grace_s)
-        tasks = {task for task in tasks if not task.done()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=limit_s)
 
     def statistics(self) -> dict[str, Any]:
         """Counters and state as plain data."""
@@ -456,17 +457,13 @@ class Cell:
             "class": f"{self.cls.__module__}:{self.cls.__qualname__}",
             "mailbox": len(self.mailbox),
             "mailbox_bytes": self.mailbox.bytes,
+            "stashed": len(self.inner.stash) if self.inner is not None else 0,
             "overflows": self.mailbox.overflows,
             "running": self.running,
             "handled": self.handled,
             "failed": self.failed,
             "expired": self.expired,
         }
-
-
-def _malformed(error: BaseException, name: str) -> BadArguments:
-    text = str(error) if isinstance(error, CodecError) else f"malformed value: {error}"
-    return BadArguments(text, actor=name)
 
 
 _READY, _STARTING = State.READY, State.STARTING

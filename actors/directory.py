@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .departed import Departed
+from .departed import Departed, Fate
+from .policy import DownKind
 
 DEFAULT_WINDOW = 1024
 """Messages that one process may have waiting in one mailbox, unless the mailbox is smaller."""
@@ -68,6 +69,8 @@ class Directory:
         self._components: dict[str, list[Location]] = {}
         self._down = Departed()
         self._listeners: list[Listener] = []
+        self.on_gone: Callable[[Location, Fate], object] | None = None
+        """Told of each location that leaves."""
 
     def __repr__(self) -> str:
         return f"<Directory {len(self._by_name)} up, {len(self._down)} down, version {self.version}>"
@@ -81,24 +84,31 @@ class Directory:
         self._by_name[location.name] = location
         self._down.drop(location.name)
         self._changed(location.name)
+        if present is not None and (present.node, present.number) != (location.node, location.number):
+            why = f"incarnation {location.incarnation} has taken its place"
+            self._gone(present, Fate(present.incarnation, DownKind.UNKNOWN, why))
 
-    def remove(self, name: str, incarnation: int, reason: str) -> None:
+    def remove(self, name: str, incarnation: int, reason: str, kind: DownKind = DownKind.UNKNOWN) -> None:
         """Mark an incarnation as down; a newer one stays.
 
         One that was never up here counts, too: who comes while it is down is told so, not that it is unknown.
         """
         present = self._by_name.get(name)
-        known = present.incarnation if present else self._down.incarnation(name) + 1
-        if known <= incarnation:
-            self._by_name.pop(name, None)
-            self._down.note(name, incarnation, reason)
+        if present is not None and present.incarnation <= incarnation:
+            del self._by_name[name]
+            self._down.note(name, incarnation, reason, kind)
+            fate = Fate(incarnation, kind, reason)
+            self._changed(name)
+            self._gone(present, fate)
+        elif present is None and self._down.incarnation(name) < incarnation:
+            self._down.note(name, incarnation, reason, kind)
             self._changed(name)
 
-    def node_down(self, node: str, reason: str) -> list[Location]:
+    def node_down(self, node: str, reason: str, kind: DownKind = DownKind.UNKNOWN) -> list[Location]:
         """Mark everything on a node as down and return it."""
         gone = [location for location in self._by_name.values() if location.node == node]
         for location in gone:
-            self.remove(location.name, location.incarnation, reason)
+            self.remove(location.name, location.incarnation, reason, kind)
         return gone
 
     def forget(self, name: str) -> None:
@@ -114,6 +124,10 @@ class Directory:
     def instances(self, component: str) -> list[Location]:
         """The current incarnations of a component, in the order of their index."""
         return self._components.get(component, [])
+
+    def fate(self, name: str) -> Fate | None:
+        """What became of the last incarnation of an instance, or None if it is unknown or up."""
+        return self._down.fate(name)
 
     def down_reason(self, name: str) -> str | None:
         """Why a known name (of an instance or a component) is down, or None if it is unknown or up."""
@@ -135,6 +149,10 @@ class Directory:
         """Call ``listener`` after each change; returns the function that ends it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def _gone(self, location: Location, fate: Fate) -> None:
+        if self.on_gone is not None:
+            self.on_gone(location, fate)
 
     def _changed(self, name: str) -> None:
         component, _ = split_name(name)

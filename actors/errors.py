@@ -7,6 +7,7 @@ error                  executed  the caller may
 `ActorUnavailable`     varies    retry if ``executed`` is never, or the method is idempotent
 `ActorStopped`         varies    the same
 `MailboxFull`          never     slow down, retry later
+`StashFull`            never     the same
 `Overloaded`           never     the same
 `DeadlineExceeded`     varies    give it more time
 `BadArguments`         never     correct the call
@@ -140,6 +141,12 @@ class MailboxFull(ActorError):
     code = "mailbox_full"
 
 
+class StashFull(ActorError):
+    """The actor wanted to put the message aside until later, and holds as many as it may."""
+
+    code = "stash_full"
+
+
 class Overloaded(ActorError):
     """The actor or the runtime refuses more work for now."""
 
@@ -248,7 +255,7 @@ class StartFailed(ActorError):
 BY_CODE: dict[str, type[ActorError]] = {
     cls.code: cls
     for cls in (
-        ActorError, ActorNotFound, ActorUnavailable, ActorStopped, MailboxFull, Overloaded,
+        ActorError, ActorNotFound, ActorUnavailable, ActorStopped, MailboxFull, StashFull, Overloaded,
         DeadlineExceeded, BadArguments, UnknownMethod, CallCycle, RemoteError, StartFailed,
     )
 }  # fmt: skip

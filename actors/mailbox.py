@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
 from .envelope import NIL, split
+from .inside import Inside
 from .pending import INFINITE
 from .policy import MailboxPolicy, Overflow
 
@@ -91,6 +93,8 @@ class Waiter(Protocol):
 class Mailbox:
     """A deque with bounds. Cancelled letters stay as husks until they are reached, but no longer count.
 
+    Stashed letters count although they are not in the queue: as so many husks less.
+
     What runs beside the queue (interleaving methods) has as many places of its own: ``lent`` are taken. So such a
     message comes through although the queue is full, and yet there is a bound.
     """
@@ -156,7 +160,9 @@ class Mailbox:
             dropped = []
             while not self.accept(letter):
                 oldest = self.take_oldest()
-                assert oldest is not None  # an empty mailbox accepts everything
+                if oldest is None:  # only letters of the actor itself wait
+                    self.put(letter)
+                    break
                 dropped.append(oldest)
             return Admit.TAKEN, dropped
         if policy.overflow is Overflow.FAIL:
@@ -177,15 +183,42 @@ class Mailbox:
         self.bytes += letter.size
 
     def take_oldest(self) -> Letter | None:
-        """Take the oldest letter that is not cancelled."""
-        while self.queue:
+        """Take the oldest letter that is not cancelled, and not from the actor itself."""
+        own: list[Letter] = []
+        found = None
+        while self.queue and found is None:
             letter = self.queue.popleft()
             if letter.cancelled:
                 self.husks -= 1
-                continue
-            self.bytes -= letter.size
-            return letter
-        return None
+            elif isinstance(letter.origin, Inside):
+                own.append(letter)
+            else:
+                self.bytes -= letter.size
+                found = letter
+        self.queue.extendleft(reversed(own))
+        return found
+
+    def put_first(self, letters: Sequence[Letter]) -> None:
+        """Put letters ahead of all others but the urgent ones, regardless of the bounds; the caller counts bytes."""
+        queue = self.queue
+        urgent = 0
+        for letter in queue:
+            if not (isinstance(letter.origin, Inside) and letter.origin.urgent):
+                break
+            urgent += 1
+        queue.rotate(-urgent)
+        queue.extendleft(reversed(letters))
+        queue.rotate(urgent)
+
+    def set_aside(self, letter: Letter) -> None:
+        """A letter that was taken goes into the stash: it counts again."""
+        self.husks -= 1
+        self.bytes += letter.size
+
+    def put_back(self, letters: Sequence[Letter]) -> None:
+        """What was set aside and not cancelled goes ahead of what waits."""
+        self.husks += len(letters)
+        self.put_first(letters)
 
     def cancel(self, letter: Letter) -> None:
         """Take a waiting letter out: it no longer counts and holds no data."""
@@ -197,9 +230,9 @@ class Mailbox:
         self.husks += 1
         if self.husks > 64 and self.husks * 2 > len(self.queue):
             live = [waiting for waiting in self.queue if not waiting.cancelled]
+            self.husks -= len(self.queue) - len(live)
             self.queue.clear()
             self.queue.extend(live)
-            self.husks = 0
 
     def take_from_peers(self) -> list[Letter]:
         """Take what came from other nodes; what is from this process, strangers and the store stays, in its order."""

@@ -24,8 +24,8 @@ from callboard.transports.manager import NetworkManager
 from callboard.transports.settings import NetworkSettings
 
 from .actor import Actor, objection
-from .building import build
-from .cell import Cell, State
+from .building import build, must_be_starting
+from .cell import Cell
 from .checked import CheckedOrigin
 from .codec import Codec
 from .current import CURRENT
@@ -39,10 +39,12 @@ from .origin import Origin
 from .outbox import Outbox
 from .outside import endpoint_of
 from .peer import Peer
-from .policy import Executed, MailboxPolicy, StopReason
-from .ref import Ref, resolving
+from .policy import DownKind, Executed, MailboxPolicy, State, StopReason
+from .ref import Ref
+from .resolving import resolving
 from .stream import Reader
 from .target import Route, Target, Targets
+from .watches import Watches
 
 A = TypeVar("A", bound=Actor)
 
@@ -55,7 +57,8 @@ class Node:
     """A process's part of a system. Not thread-safe: everything happens on its event loop.
 
     With ``listen=False`` it can call others but nobody can call its actors. With ``plain_objects`` it receives
-    objects as their fields, and needs none of their classes.
+    objects as their fields, and needs none of their classes. With ``supervised`` somebody tells it what goes down, so
+    that a way that breaks proves nothing at once to who watches an actor.
     """
 
     def __init__(
@@ -67,19 +70,23 @@ class Node:
         settings: NetworkSettings | None = None,
         listen: bool = True,
         plain_objects: bool = False,
+        supervised: bool = False,
     ) -> None:
         self.name = name
         self.namespace = namespace
         self.incarnation = incarnation
         self.settings = settings or NetworkSettings()
         self.id = f"{name}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.supervised = supervised
         self.directory = Directory()
         self.directory.on_change(self._ways_changed)
+        self.watches = Watches(self)
+        self.directory.on_gone = self.watches.left_directory
         self.epoch = 0
         self.ask_deadline_s = self.settings.request_timeout_s
         self.codec = Codec(
             ref_class=Ref,
-            ref_to_wire=_ref_to_wire,
+            ref_to_wire=lambda ref: [ref.name],
             ref_from_wire=self._ref_from_wire,
             plain_objects=plain_objects,
         )
@@ -140,6 +147,7 @@ class Node:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
+        self.watches.close("this node was closed")
         for peer in list(self._peers.values()):
             self._peer_down(peer, "this node was closed")
         await self._network.close()
@@ -183,21 +191,13 @@ class Node:
         self._by_name[name] = cell
         current = CURRENT.set(None)
         try:
-            cell.actor = build(
-                cls,
-                args,
-                kwargs,
-                location=location,
-                node=self.name,
-                ref=lambda: self.ref(name, cls),
-                announce=lambda text: self._announce(name, text),
-            )
+            cell.actor = build(self, cls, args, kwargs, cell)
             await cell.actor.on_start()
-            _must_be_starting(cell)
+            must_be_starting(cell)
             await self.durables.receive(cell)
             if self._network.exposes:
                 await self._network.expose(endpoint_of(self, cell))
-                _must_be_starting(cell)
+                must_be_starting(cell)
         except BaseException as error:
             await self._discard(cell)
             if not isinstance(error, Exception):
@@ -211,19 +211,15 @@ class Node:
         self.directory.add(location)
         return self.ref(name, cls)
 
-    def _announce(self, name: str, text: str) -> None:
-        if self.on_announce is not None:
-            self.on_announce(name, text)
-        else:
-            log.info("%s: %s", name, text)
-
     async def stop_actor(self, name: str, reason: StopReason, *, grace_s: float = 5.0) -> None:
         """Stop a local actor, if there is one: refuse what waits, let run what runs for ``grace_s``, then cancel it."""
         cell = self._by_name.get(name)
         if cell is not None:
             until_s = monotonic() + grace_s
             reason = self._stopping.setdefault(cell, reason)  # of whoever began
-            self.directory.remove(name, cell.location.incarnation, f"it was stopped ({reason.value})")
+            await cell.drain(grace_s)
+            why = f"it was stopped ({reason.value})"
+            self.directory.remove(name, cell.location.incarnation, why, DownKind.STOPPED)
             self._unlist(cell)
             cell.send_back(cell.mailbox.take_from_peers())  # at once: the rest of a stop may take a while
             await self._shut(cell, grace_s)
@@ -244,6 +240,7 @@ class Node:
         cell.actor = None  # ways that nobody has looked at since still know the cell
         if self._by_name.get(cell.location.name) is cell:
             del self._by_name[cell.location.name]
+        self.watches.ended(cell.location)
 
     def _unlist(self, cell: Cell) -> None:
         """What peers send to it from now on is refused."""
@@ -259,7 +256,8 @@ class Node:
         cell.state = State.FAILED
         name, incarnation = cell.location.name, cell.location.incarnation
         log.error("%s failed: %s: %s", name, type(error).__name__, error, exc_info=error)
-        self.directory.remove(name, incarnation, f"it failed: {type(error).__name__}: {error}")
+        why = f"it failed: {type(error).__name__}: {error}"
+        self.directory.remove(name, incarnation, why, DownKind.FAILED)
         self._later(self._stop_failed(cell, error))
 
     async def _stop_failed(self, cell: Cell, error: BaseException) -> None:
@@ -305,18 +303,20 @@ class Node:
         """The supervisor says: this instance can be reached."""
         self.directory.add(location)
 
-    def remove_location(self, name: str, incarnation: int, reason: str) -> None:
+    def remove_location(
+        self, name: str, incarnation: int, reason: str, kind: DownKind = DownKind.UNKNOWN
+    ) -> None:
         """The supervisor says: this instance is down. What waits here for it fails now."""
         location = self.directory.get(name)
-        self.directory.remove(name, incarnation, reason)
+        self.directory.remove(name, incarnation, reason, kind)
         if location is not None and location.incarnation <= incarnation:
             peer = self._peers.get(location.node)
             if peer is not None:
                 peer.actor_down(location, reason)
 
-    def node_down(self, node: str, reason: str) -> None:
+    def node_down(self, node: str, reason: str, kind: DownKind = DownKind.UNKNOWN) -> None:
         """The supervisor says: this whole node is gone. Everything outstanding on it fails now."""
-        self.directory.node_down(node, reason)
+        self.directory.node_down(node, reason, kind)
         peer = self._peers.get(node)
         if peer is not None:
             self._peer_down(peer, reason)
@@ -339,6 +339,16 @@ class Node:
                     "it has just been stopped", actor=location.name, incarnation=location.incarnation
                 )
             return self._local.route(cell)
+        return self._peer(location).outlet(location)
+
+    def reach(self, location: Location) -> bool:
+        """Dial the node of a location; False if there is a link or a dial under way."""
+        is_new = location.node not in self._peers and not self._closed
+        if is_new:
+            self._peer(location)
+        return is_new
+
+    def _peer(self, location: Location) -> Peer:
         peer = self._peers.get(location.node)
         if peer is None:
             peer = Peer(
@@ -351,7 +361,7 @@ class Node:
             )
             self._peers[location.node] = peer
             self._later(self._dial(peer))
-        return peer.outlet(location)
+        return peer
 
     async def _dial(self, peer: Peer) -> None:
         try:
@@ -379,6 +389,7 @@ class Node:
         peer.down(why)
         if link is not None:
             link.close()
+        self.watches.way_down(peer.node, why, was_up=link is not None)
 
     def _later(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -416,7 +427,7 @@ class Node:
     def link_idle(self, link: Link) -> bool:
         """True if the pool may close this link."""
         session = self._sessions.get(link)
-        return session is None or session.idle
+        return session is None or (session.idle and link.peer.node not in self.watches)
 
     def statistics(self) -> dict[str, Any]:
         """Everything that is counted here, as plain data."""
@@ -431,15 +442,6 @@ class Node:
             "durable": self.durables.statistics(),
             "network": {name: asdict(counts) for name, counts in self._network.statistics().items()},
         }
-
-
-def _must_be_starting(cell: Cell) -> None:
-    if cell.state is not State.STARTING:
-        raise ActorStopped("it was stopped while it started")
-
-
-def _ref_to_wire(ref: Ref[Any]) -> list[Any]:
-    return [ref.name]
 
 
 def _ignore(frames: Sequence[Any], error: TransportError) -> None:

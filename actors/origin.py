@@ -70,6 +70,11 @@ class Inlet:
             self.withheld = True
             self.cell.rooms.append(self)
 
+    def returned(self, size: int) -> None:
+        """A message that was taken is stashed, so it holds its place again; its credit may have been given already."""
+        self.count -= 1
+        self.bytes -= size
+
     def admit(self, *, open_: bool) -> bool:
         """See `Waiter`: the mailbox has room again, so return what was withheld."""
         self.withheld = False
@@ -78,7 +83,7 @@ class Inlet:
 
     def give(self) -> None:
         """Return the credit collected so far."""
-        if self.count:
+        if self.count > 0 or self.bytes > 0:
             self.origin.post_plain((CREDIT, 0, [self.count, self.bytes], self.cell.location.number))
             self.count = self.bytes = 0
 

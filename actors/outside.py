@@ -34,6 +34,7 @@ from .errors import (
     DeadlineExceeded,
     MailboxFull,
     RemoteError,
+    StashFull,
     UnknownMethod,
 )
 from .policy import Executed
@@ -44,6 +45,7 @@ CODES: dict[type[BaseException], int] = {
     UnknownMethod: 404,
     ActorNotFound: 404,
     MailboxFull: 429,
+    StashFull: 429,
     ActorStopped: 503,
     ActorUnavailable: 503,
     DeadlineExceeded: 504,

@@ -7,7 +7,7 @@ from enum import Enum
 
 from callboard.transports.errors import ConfigError, Executed
 
-__all__ = ["MIB", "Executed", "MailboxPolicy", "OnDown", "Overflow", "StopReason"]
+__all__ = ["MIB", "DownKind", "Executed", "MailboxPolicy", "OnDown", "Overflow", "State", "StopReason"]
 
 MIB = 1024 * 1024
 
@@ -27,6 +27,17 @@ class Overflow(Enum):
     """The actor fails and its supervisor decides."""
 
 
+class State(Enum):
+    """Where an actor is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    """A tell raised; nothing more is handled."""
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
 class StopReason(Enum):
     """Why an actor stops; given to ``on_stop``."""
 
@@ -34,6 +45,21 @@ class StopReason(Enum):
     FAILED = "failed"
     RESTART = "restart"
     SHUTDOWN = "shutdown"
+
+
+class DownKind(Enum):
+    """How an actor that is watched went down."""
+
+    STOPPED = "stopped"
+    """By command."""
+    FAILED = "failed"
+    """A tell, a timer or a hook of it raised."""
+    KILLED = "killed"
+    """Its process ended, whatever ended it."""
+    UNREACHABLE = "unreachable"
+    """Its process is frozen, or there is no way to it; it may live and come back."""
+    UNKNOWN = "unknown"
+    """Nothing is known of the name, or of how it ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
@@ -20,11 +19,13 @@ from .first_items import FirstItems
 from .mailbox import Letter
 from .marks import interleaves, is_idempotent, spelt
 from .pending import INFINITE
-from .policy import Executed, OnDown
+from .policy import DownKind, Executed, OnDown
 from .proxy import Proxy
+from .resolving import unpickled
 from .retry import Attempts
 from .stream import Opening, Reader, Stream
 from .target import Route, Target
+from .watches import AwaitableWatch, Watches
 
 A_co = TypeVar("A_co", covariant=True)
 P = ParamSpec("P")
@@ -39,6 +40,7 @@ class Host(Protocol):
 
     durables: Durables
     first_items: FirstItems
+    watches: Watches
 
     @property
     def ask_deadline_s(self) -> float:
@@ -79,7 +81,7 @@ class Ref(Generic[A_co]):
         return hash(self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.name, self._cls)
+        return unpickled, (self.name, self._cls)
 
     # -- verbs
 
@@ -235,6 +237,14 @@ class Ref(Generic[A_co]):
         new._on_down, new._message_id = self._on_down, self._message_id
         return new
 
+    def watch(self) -> AwaitableWatch[Down]:
+        """Watch the current incarnation of an instance: await the result for the one `Down`, or cancel it.
+
+        If none is up that comes at once. Raises `ValueError` for a component: watch its `instances`. An actor uses
+        ``self.context.watch(ref)``, which goes on while it handles messages.
+        """
+        return AwaitableWatch(self._host.watches, self.name, lambda fate: Down(self, self.name, *fate))
+
     @property
     def proxy(self) -> A_co:
         """An object whose methods are asks (await them) and streams (iterate over them)."""
@@ -340,6 +350,19 @@ class Ref(Generic[A_co]):
             raise DeadlineExceeded.without_room(route.location.name, route.location.incarnation) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The news of a watch: one incarnation is down."""
+
+    ref: Ref[Any]
+    name: str
+    incarnation: int
+    """0 if none was ever known."""
+    kind: DownKind
+    reason: str
+    """For people."""
+
+
 def _left(deadline: float) -> float | None:
     return None if deadline == INFINITE else max(0.0, deadline - monotonic())
 
@@ -418,27 +441,3 @@ class _RefOpening(Opening):
 
     def cancel(self, reader: Reader) -> None:
         reader.route.cancel(self._call_id)
-
-
-_RESOLVER: ContextVar[Callable[[str, type | None], Ref[Any]] | None] = ContextVar(
-    "callboard_resolver", default=None
-)
-
-
-@contextmanager
-def resolving(resolver: Callable[[str, type | None], Ref[Any]]) -> Iterator[None]:
-    """Within this block, pickled references become references of the node behind ``resolver``."""
-    token = _RESOLVER.set(resolver)
-    try:
-        yield
-    finally:
-        _RESOLVER.reset(token)
-
-
-def _unpickled(name: str, cls: type | None) -> Ref[Any]:
-    resolver = _RESOLVER.get()
-    if resolver is None:
-        raise RuntimeError(
-            f"the reference to {name} was unpickled outside a callboard node; send it in a message"
-        )
-    return resolver(name, cls)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from .current import CURRENT
-from .policy import StopReason
+from .codec import Codec
+from .errors import BadArguments, CodecError
+from .mailbox import Letter
+from .signature import Run
 
 _END = object()
-
-log = logging.getLogger("callboard.actors")
 
 
 async def run_in_thread(function: Callable[[], Any]) -> Any:
@@ -66,6 +65,51 @@ async def plain_stream(source: Iterator[Any], *, blocking: bool) -> AsyncIterato
             await run_in_thread(close) if blocking else close()
 
 
+def open_body(letter: Letter, codec: Codec) -> list[Any]:
+    """Decode the arguments of a letter and return the positional ones; raises `CodecError`, `BadArguments`."""
+    args = codec.decode(letter.body, letter.buffers)
+    letter.body, letter.buffers = None, ()
+    return args if type(args) is list else open_map(letter, args)
+
+
+def open_map(letter: Letter, value: Any) -> list[Any]:
+    """Take named arguments out of the map of both kinds and return the positional ones; raises `BadArguments`."""
+    if type(value) is dict and type(args := value.get("a")) is list and type(value.get("k")) is dict:
+        letter.kwargs = value["k"]
+        return args
+    raise BadArguments(f"{letter.method.name}: the arguments are neither a list nor a map of both kinds")
+
+
+async def run_handler(actor: Any, letter: Letter, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Run the handler of a letter to its end, whatever kind it is; returns its result."""
+    method = letter.method
+    if method.run is Run.COROUTINE:
+        return await method.function(actor, *args, **kwargs)
+    if method.run is Run.PLAIN and not method.blocking:
+        return method.function(actor, *args, **kwargs)
+    if not method.streams:
+        return await run_in_thread(lambda: method.function(actor, *args, **kwargs))
+    source: AsyncIterator[Any]
+    if method.run is Run.STREAM:
+        source = method.function(actor, *args, **kwargs)
+    else:
+        source = plain_stream(method.function(actor, *args, **kwargs), blocking=method.blocking)
+    producer = letter.producer = letter.origin.producer(letter)
+    try:
+        await producer.pump(source)
+    finally:
+        close: Callable[[], Any] | None = getattr(source, "aclose", None)
+        if close is not None:
+            await close()
+    return None
+
+
+def malformed(error: BaseException, name: str) -> BadArguments:
+    """Return what the caller of an actor is told if its arguments cannot be read."""
+    text = str(error) if isinstance(error, CodecError) else f"malformed value: {error}"
+    return BadArguments(text, actor=name)
+
+
 async def absorb(task: asyncio.Task[None]) -> None:
     """Take the cancellation of a letter out of its drainer, so that it does not reach the next one."""
     if task.cancelling():
@@ -73,18 +117,3 @@ async def absorb(task: asyncio.Task[None]) -> None:
             await asyncio.sleep(0)  # one that came while the handler ran is only delivered here
         while task.cancelling():
             task.uncancel()
-
-
-async def call_on_stop(actor: Any, name: str, reason: StopReason, limit_s: float) -> None:
-    """Run the last hook of an actor; what it raises is logged."""
-    current = CURRENT.set(None)
-    try:
-        async with asyncio.timeout(limit_s):
-            await actor.on_stop(reason)
-    except (Exception, asyncio.CancelledError) as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # else nobody asked for it: on_stop awaited a task that it had cancelled
-        log.exception("%s: on_stop failed", name)
-    finally:
-        CURRENT.reset(current)

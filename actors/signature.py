@@ -22,7 +22,7 @@ from callboard.transports.errors import did_you_mean
 
 from .errors import BadArguments
 
-HOOKS = frozenset({"on_start", "on_stop"})
+HOOKS = frozenset({"on_start", "on_ready", "on_down", "on_drain", "on_stop"})
 
 
 class Run(Enum):
@@ -317,7 +317,7 @@ def unknown_method(cls: type, name: str, *, streams: bool) -> str:
         verb = "stream" if method.streams else "ask or tell"
         return f"{cls.__name__}.{name} is {'a stream' if method.streams else 'not a stream'}; use {verb}"
     if name.startswith("_") or name in HOOKS:
-        return f"{cls.__name__}.{name} is not a message: names with _ and the hooks on_start, on_stop are private"
+        return f"{cls.__name__}.{name} is not a message: names with _ and the hooks on_... are private"
     known = ", ".join(sorted(methods)) or "none"
     return f"{cls.__name__} has no message {name!r}; it has: {known}{did_you_mean(name, methods)}"
 
@@ -325,9 +325,7 @@ def unknown_method(cls: type, name: str, *, streams: bool) -> str:
 @cache
 def methods_of(cls: type) -> dict[str, Method]:
     """Return the messages of an actor class by name: its public functions, without the life cycle hooks."""
-    base = next(
-        (c for c in cls.__mro__ if c.__name__ == "Actor" and c.__module__.endswith("actors.actor")), object
-    )
+    base = _base_of(cls)
     found: dict[str, Method] = {}
     for name in dir(cls):
         if name.startswith("_") or name in HOOKS or hasattr(base, name):
@@ -336,3 +334,19 @@ def methods_of(cls: type) -> dict[str, Method]:
         if inspect.isfunction(function):
             found[name] = _read(name, function)
     return found
+
+
+def _base_of(cls: type) -> type:
+    return next(
+        (c for c in cls.__mro__ if c.__name__ == "Actor" and c.__module__.endswith("actors.actor")), object
+    )
+
+
+@cache
+def hook_of(cls: type, name: str) -> Method | None:
+    """Return a life cycle hook of an actor class as it is run; None if the class does not define it."""
+    function = inspect.getattr_static(cls, name, None)
+    if not inspect.isfunction(function) or function is getattr(_base_of(cls), name, None):
+        return None
+    method = _read(name, function)
+    return dataclasses.replace(method, interleave=False, accepts=tuple(None for _ in method.accepts))

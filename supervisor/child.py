@@ -119,6 +119,7 @@ class Child:
             namespace=options.namespace,
             incarnation=options.incarnation,
             settings=options.settings,
+            supervised=True,
         )
         self._node.on_actor_failed = self._actor_failed
         self._node.on_announce = self._announce

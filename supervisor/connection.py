@@ -60,6 +60,7 @@ class Connection:
             settings=welcome.settings,
             listen=False,
             plain_objects=self._plain_objects,
+            supervised=True,
         )
         await node.start()
         self._node = node

@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from callboard.actors.policy import DownKind
+
 LENGTH_BYTES = 4
 LIMIT_BYTES = 256 * 1024 * 1024
 """No frame may be longer; checked before memory is taken for it."""
@@ -67,6 +69,7 @@ class DirectoryRemove(Message, frozen=True):
     name: str
     incarnation: int
     reason: str
+    kind: DownKind = DownKind.UNKNOWN
 
 
 class NodeDown(Message, frozen=True):
@@ -74,6 +77,7 @@ class NodeDown(Message, frozen=True):
 
     node: str
     reason: str
+    kind: DownKind = DownKind.UNKNOWN
 
 
 class DeclareDurable(Message, frozen=True):

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from callboard.actors.policy import DownKind
+
 from . import control
 from .liveness import Health, is_stopped, judge
 from .roster import Roster
@@ -68,7 +70,7 @@ class Heartbeat:
             return
         liveness.health = health
         if health is Health.FROZEN:
-            self._roster.node_down(running.node, f"process {slot.name} is frozen")
+            self._roster.node_down(running.node, f"process {slot.name} is frozen", DownKind.UNREACHABLE)
             self._frozen(running)
         elif before is Health.FROZEN:
             self._roster.add(*(a.location for a in slot.actors.values() if a.location is not None))

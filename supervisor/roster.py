@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from callboard.actors.departed import Departed
 from callboard.actors.directory import Location
 from callboard.actors.node import Node
+from callboard.actors.policy import DownKind
 from callboard.transports.durable import DurablePolicy
 
 from . import control
@@ -21,10 +22,10 @@ def apply(push: Push, node: Node) -> None:
         case control.DirectoryAdd(locations):
             for fields in locations:
                 node.add_location(Location.from_wire(fields))
-        case control.DirectoryRemove(name, incarnation, reason):
-            node.remove_location(name, incarnation, reason)
-        case control.NodeDown(gone, reason):
-            node.node_down(gone, reason)
+        case control.DirectoryRemove(name, incarnation, reason, kind):
+            node.remove_location(name, incarnation, reason, kind)
+        case control.NodeDown(gone, reason, kind):
+            node.node_down(gone, reason, kind)
         case control.DeclareDurable(components):
             node.durables.declare({n: DurablePolicy.from_wire(policy) for n, policy in components.items()})
 
@@ -50,8 +51,8 @@ class Roster:
         others = [location.to_wire() for location in self._up.values() if location.node != node]
         if others:
             follower(control.DirectoryAdd(others))
-        for name, incarnation, reason in self._down.items():
-            follower(control.DirectoryRemove(name, incarnation, reason))
+        for name, (incarnation, kind, reason) in self._down.fates():
+            follower(control.DirectoryRemove(name, incarnation, reason, kind))
         return lambda: self._followers.remove(entry) if entry in self._followers else None
 
     def declare(self, policies: Mapping[str, DurablePolicy]) -> None:
@@ -67,20 +68,20 @@ class Roster:
             self._down.drop(location.name)
             self._push(control.DirectoryAdd([location.to_wire()]), location.node)
 
-    def remove(self, name: str, incarnation: int, reason: str) -> None:
+    def remove(self, name: str, incarnation: int, reason: str, kind: DownKind = DownKind.UNKNOWN) -> None:
         """One can no longer be reached; a newer incarnation stays."""
         present = self._up.get(name)
         if present is not None and present.incarnation <= incarnation:
             del self._up[name]
-            self._down.note(name, incarnation, reason)
-            self._push(control.DirectoryRemove(name, incarnation, reason), present.node)
+            self._down.note(name, incarnation, reason, kind)
+            self._push(control.DirectoryRemove(name, incarnation, reason, kind), present.node)
 
-    def node_down(self, node: str, reason: str) -> None:
+    def node_down(self, node: str, reason: str, kind: DownKind = DownKind.UNKNOWN) -> None:
         """Nothing on this node can be reached any more."""
         for location in self.on_node(node):
             del self._up[location.name]
-            self._down.note(location.name, location.incarnation, reason)
-        self._push(control.NodeDown(node, reason), node)
+            self._down.note(location.name, location.incarnation, reason, kind)
+        self._push(control.NodeDown(node, reason, kind), node)
 
     def on_node(self, node: str) -> list[Location]:
         """What can be reached on a node."""

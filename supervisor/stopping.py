@@ -6,12 +6,13 @@ import asyncio
 import signal
 import time
 
-from callboard.actors.policy import StopReason
+from callboard.actors.policy import DownKind, StopReason
 
 from . import control
 from .liveness import Health
 from .placement import start_levels
 from .running import RunningProcess
+from .slots import ActorSlot
 from .status import State
 from .supervisor import Supervisor
 
@@ -76,9 +77,17 @@ async def _stop_actors(supervisor: Supervisor, deadline: float) -> None:
                 ):
                     left = _left(deadline)
                     message = control.StopActor(actor.name, StopReason.SHUTDOWN.value, left)
-                    stops.append(slot.running.stop_actor(message, left + LEAST_S))
+                    stops.append(_stop_actor(supervisor, slot.running, actor, message))
                     actor.state = State.STOPPING
         await asyncio.gather(*stops)
+
+
+async def _stop_actor(
+    supervisor: Supervisor, running: RunningProcess, actor: ActorSlot, message: control.StopActor
+) -> None:
+    """Those who are stopped later hear of it, too."""
+    if await running.stop_actor(message, message.grace_s + LEAST_S):
+        supervisor.roster.remove(actor.name, actor.incarnation, "it was stopped", DownKind.STOPPED)
 
 
 async def _gone(processes: list[RunningProcess], limit_s: float) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from callboard.actors.policy import StopReason
+from callboard.actors.policy import DownKind, StopReason
 from callboard.transports.errors import ConfigError
 from callboard.transports.settings import NetworkSettings
 
@@ -244,7 +244,8 @@ class Supervisor:
             slot.last_exit = reason
             self._take_down(slot, reason)
         if running.node:
-            self.roster.node_down(running.node, f"process {running.name} {reason}")
+            kind = DownKind.STOPPED if self.stopping else DownKind.KILLED
+            self.roster.node_down(running.node, f"process {running.name} {reason}", kind)
         self._unfollow.pop(running, lambda: None)()
         slot.cleaning = self._keep(self._clean_up(running), self._cleaning)
         if self.stopping:
@@ -376,7 +377,7 @@ class Supervisor:
         match message:
             case control.ActorFailed(name, incarnation, error):
                 actor = slot.actors[name]
-                self.roster.remove(name, incarnation, f"it failed: {error}")
+                self.roster.remove(name, incarnation, f"it failed: {error}", DownKind.FAILED)
                 if actor.incarnation != incarnation or self.stopping:
                     return
                 actor.failed = incarnation

@@ -176,7 +176,9 @@ class System:
         if self._embed:
             self._nats = EmbeddedNats(self._directory.nats, tree, self._embed, self._event, self._failed)
             settings = await self._nats.start(settings)
-        self._node = Node(name="supervisor", namespace=config.namespace, settings=settings, listen=False)
+        self._node = Node(
+            name="supervisor", namespace=config.namespace, settings=settings, listen=False, supervised=True
+        )
         self._roster = Roster()
         options = SupervisorOptions(
             namespace=config.namespace,

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
         Overloaded,
         RemoteError,
         StartFailed,
+        StashFull,
         UnknownMethod,
     )
+    from .actors.inner import Watch
     from .actors.outcome import Outcome, outcome
-    from .actors.policy import Executed, MailboxPolicy, OnDown, Overflow, StopReason
-    from .actors.ref import Ref
+    from .actors.policy import DownKind, Executed, MailboxPolicy, OnDown, Overflow, StopReason
+    from .actors.ref import Down, Ref
+    from .actors.watches import AwaitableWatch
     from .supervisor.errors import AlreadyRunning, NotRunning, SupervisionError
     from .supervisor.system import System
     from .transports.durable import DurablePolicy
@@ -63,6 +66,7 @@ __all__ = [
     "ActorUnavailable",
     "AddressInUse",
     "AlreadyRunning",
+    "AwaitableWatch",
     "BadAddress",
     "BadArguments",
     "Broken",
@@ -74,6 +78,8 @@ __all__ = [
     "ConnectTimeout",
     "DeadlineExceeded",
     "DecodeError",
+    "Down",
+    "DownKind",
     "DurablePolicy",
     "EncodeError",
     "Executed",
@@ -94,6 +100,7 @@ __all__ = [
     "Ref",
     "RemoteError",
     "StartFailed",
+    "StashFull",
     "StopReason",
     "SupervisionError",
     "System",
@@ -101,6 +108,7 @@ __all__ = [
     "TransportError",
     "UnknownMethod",
     "UnknownScheme",
+    "Watch",
     "__version__",
     "blocking",
     "idempotent",
@@ -113,11 +121,13 @@ _HOMES = {
     "actors.errors": (
         "ActorError ActorNotFound ActorStopped ActorUnavailable BadArguments CallCycle CodecError"
         " DeadlineExceeded DecodeError EncodeError MailboxFull Overloaded RemoteError StartFailed"
-        " UnknownMethod"
+        " StashFull UnknownMethod"
     ),
+    "actors.inner": "Watch",
     "actors.outcome": "Outcome outcome",
-    "actors.policy": "Executed MailboxPolicy OnDown Overflow StopReason",
-    "actors.ref": "Ref",
+    "actors.policy": "DownKind Executed MailboxPolicy OnDown Overflow StopReason",
+    "actors.ref": "Down Ref",
+    "actors.watches": "AwaitableWatch",
     "supervisor.errors": "AlreadyRunning NotRunning SupervisionError",
     "supervisor.system": "System",
     "transports.durable": "DurablePolicy",

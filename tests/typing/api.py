@@ -14,7 +14,10 @@ from callboard import (
     Actor,
     ActorContext,
     ActorError,
+    AwaitableWatch,
     CallboardError,
+    Down,
+    DownKind,
     DurablePolicy,
     Executed,
     MailboxPolicy,
@@ -26,6 +29,7 @@ from callboard import (
     StopReason,
     System,
     TransportError,
+    Watch,
     blocking,
     idempotent,
     interleave,
@@ -77,6 +81,42 @@ class Router(Actor):
         async for token in self.workers.stream(Worker.generate, prompt, max_tokens=8):
             assert_type(token, str)
             yield token
+
+
+class Balancer(Actor):
+    stash_limit = 16
+
+    def __init__(self, workers: Ref[Worker]) -> None:
+        self.workers = workers
+        self.watches: dict[str, Watch] = {}
+
+    async def on_ready(self) -> None:
+        for worker in self.workers.instances():
+            self.watches[worker.name] = self.context.watch(worker)
+        self.context.start_timer("refresh", 0.5, Balancer.refresh, 3)
+        self.context.start_timer("refresh", 0.5, Balancer.refresh, "3")  # type: ignore[call-overload]
+        self.context.start_timer("refresh", 0.5, "refresh", left=3)
+        self.context.start_periodic_timer(("tick", 1), 1.0, Balancer.refresh, left=3)
+        self.context.start_periodic_timer("tick", 1.0, Balancer.refresh)  # type: ignore[call-overload]
+        assert_type(self.context.cancel_timer("tick"), bool)
+
+    async def on_down(self, down: Down) -> None:
+        assert_type(down.kind, DownKind)
+        assert_type(down.incarnation, int)
+        if down.kind is not DownKind.UNREACHABLE:
+            self.watches.pop(down.name).cancel()
+
+    async def on_drain(self) -> None:
+        self.context.unstash()
+
+    async def refresh(self, left: int) -> None:
+        print(left)
+
+    async def pick(self) -> str:
+        if not self.watches:
+            self.context.stash()
+            print("never reached")  # and a type checker knows it
+        return next(iter(self.watches))
 
 
 class HasLoad(Protocol):
@@ -137,6 +177,14 @@ def references(ref: Ref[Worker]) -> None:
     assert_type(ref.instance(3), Ref[Worker])
     assert_type(ref.instances(), list[Ref[Worker]])
     assert_type(ref.name, str)
+
+
+async def death_watch(ref: Ref[Worker]) -> None:
+    watch = ref.instance(0).watch()
+    assert_type(watch, AwaitableWatch[Down])
+    assert_type(await watch, Down)
+    async with ref.instance(0).watch() as other:
+        assert_type((await other).reason, str)
 
 
 async def script() -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from callboard.actors.actor import Actor, interleave
-from callboard.actors.cell import TURN_LETTERS, TURN_S, Cell, State
+from callboard.actors.cell import TURN_LETTERS, TURN_S, Cell
 from callboard.actors.codec import Codec
 from callboard.actors.current import CURRENT, is_cancelled, remaining_s
 from callboard.actors.directory import Location
@@ -15,7 +15,7 @@ from callboard.actors.envelope import ASK, TELL
 from callboard.actors.errors import ActorStopped, BadArguments, DeadlineExceeded, MailboxFull
 from callboard.actors.mailbox import Letter
 from callboard.actors.pending import INFINITE
-from callboard.actors.policy import Executed, MailboxPolicy, StopReason
+from callboard.actors.policy import Executed, MailboxPolicy, State, StopReason
 
 
 class Worker(Actor):

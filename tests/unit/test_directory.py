@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from callboard.actors.departed import MOST, Departed
+from callboard.actors.departed import MOST, Departed, Fate
 from callboard.actors.directory import Directory, Location, split_name
+from callboard.actors.policy import DownKind
 
 
 def at(name, incarnation=1, node="n1", number=1):
@@ -54,6 +55,32 @@ def test_down_differs_from_unknown():
     directory.forget("a.0")
     assert directory.down_reason("a.0") is None
     assert directory.names() == []
+
+
+def test_what_became_of_an_incarnation_is_kept_with_its_kind_and_told_as_it_leaves():
+    directory, gone = Directory(), []
+    directory.on_gone = lambda location, fate: gone.append((location.incarnation, fate))
+    directory.add(at("a.0"))
+    directory.add(at("a.0"))  # the same again: nobody has left
+    directory.add(at("a.0", 2, number=2))
+    directory.remove("a.0", 1, "late word")
+    directory.remove("a.0", 2, "it failed", DownKind.FAILED)
+    directory.remove("a.0", 2, "again", DownKind.KILLED)
+    failed = Fate(2, DownKind.FAILED, "it failed")
+    assert gone == [(1, Fate(1, DownKind.UNKNOWN, "incarnation 2 has taken its place")), (2, failed)]
+    assert directory.fate("a.0") == failed
+
+
+def test_one_that_was_never_up_here_is_remembered_as_down():
+    directory = Directory()
+    directory.remove("a.0", 3, "killed before we came", DownKind.KILLED)
+    directory.remove("a.0", 2, "an older one", DownKind.FAILED)
+    assert directory.fate("a.0") == (3, DownKind.KILLED, "killed before we came")
+    assert directory.down_reason("a") == "killed before we came"
+    directory.add(at("a.0", 2))
+    assert directory.get("a.0") is None
+    directory.add(at("a.0", 4))
+    assert directory.fate("a.0") is None
 
 
 def test_the_instances_of_a_component_come_in_the_order_of_their_index():

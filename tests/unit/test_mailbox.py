@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from callboard.actors.inside import Inside
 from callboard.actors.mailbox import Admit, Letter, Mailbox
 from callboard.actors.policy import MailboxPolicy, Overflow
 from callboard.transports.errors import ConfigError
@@ -151,3 +152,73 @@ def test_it_is_full_exactly_when_one_more_message_does_not_fit(sizes, messages, 
         full = box.full
         assert box.has_room(0) is not full
         assert box.accept(letter(size)) is not full
+
+
+def own(number=0, *, urgent=False):
+    """A letter of the actor itself."""
+    one = letter(0, number)
+    one.origin = Urgent(None) if urgent else Inside(None)
+    return one
+
+
+class Urgent(Inside):
+    urgent = True
+
+
+def test_what_is_put_first_goes_behind_what_is_urgent():
+    box = mailbox()
+    for number in (1, 2):
+        box.accept(letter(0, number))
+    for number in (10, 11):
+        box.put_first([own(number, urgent=True)])
+    box.put_first([letter(0, 20), letter(0, 21)])
+    assert [one.id for one in box.queue] == [10, 11, 20, 21, 1, 2]
+
+
+def test_letters_of_the_actor_itself_are_never_dropped_for_room():
+    box = mailbox(messages=3, overflow=Overflow.DROP_OLDEST)
+    box.put_first([own(1, urgent=True)])
+    box.accept(letter(5, 2))
+    box.put(own(3))
+    assert box.overflow(letter(5, 4))[1][0].id == 2
+    assert [one.id for one in box.queue] == [1, 3, 4]
+    full = mailbox(messages=1, overflow=Overflow.DROP_OLDEST)
+    full.put(own(1))
+    assert full.overflow(letter(5, 2)) == (Admit.TAKEN, [])
+    assert [one.id for one in full.queue] == [1, 2]
+
+
+def test_what_is_set_aside_counts_until_it_is_put_back_and_taken_or_cancelled():
+    box = mailbox(messages=3, bytes=100)
+    letters = [letter(20, number) for number in range(3)]
+    for one in letters:
+        assert box.accept(one)
+    taken = [box.take_oldest(), box.take_oldest()]
+    for one in taken:
+        box.set_aside(one)
+    assert (len(box), box.bytes, box.full) == (3, 60, True)
+    box.cancel(taken[0])
+    assert (len(box), box.bytes, box.full) == (2, 40, False)
+    box.put_back([taken[1]])
+    assert (len(box), box.bytes) == (2, 40)
+    assert [one.id for one in box.queue] == [1, 2]
+    assert [box.take_oldest(), box.take_oldest(), box.take_oldest()] == [*letters[1:], None]
+    assert (len(box), box.bytes, box.husks) == (0, 0, 0)
+
+
+def test_clearing_away_husks_leaves_the_count_of_what_is_set_aside():
+    box = mailbox(messages=1000)
+    aside = letter(1, 0)
+    box.accept(aside)
+    box.take_oldest()
+    box.set_aside(aside)
+    letters = [letter(1, number) for number in range(300)]
+    for one in letters:
+        box.accept(one)
+    for one in letters[:250]:
+        box.cancel(one)
+    assert len(box) == 51
+    assert len(box.queue) < 200
+    box.put_back([aside])
+    assert len(box) == 51
+    assert box.bytes == 51

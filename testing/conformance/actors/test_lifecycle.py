@@ -8,9 +8,8 @@ import weakref
 import pytest
 
 from callboard.actors.actor import Actor
-from callboard.actors.cell import State
 from callboard.actors.errors import ActorStopped, ActorUnavailable, StartFailed
-from callboard.actors.policy import Executed, MailboxPolicy, StopReason
+from callboard.actors.policy import Executed, MailboxPolicy, State, StopReason
 
 from ..network import PATIENCE_S, until
 from .classes import Caller, Echo, Gate, Wide
