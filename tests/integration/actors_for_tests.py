@@ -14,7 +14,7 @@ from typing import Any
 
 from callboard.actors.actor import Actor, idempotent
 from callboard.actors.policy import OnDown, StopReason
-from callboard.actors.ref import Ref
+from callboard.actors.ref import Down, Ref
 
 
 class Echo(Actor):
@@ -280,6 +280,26 @@ class FailsLater(Actor):
 
     async def die(self) -> None:
         os._exit(9)
+
+
+class Mourner(Actor):
+    """Watches whom it is told to, and writes down what it hears, to a file if it has one."""
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self.downs: list[list[Any]] = []
+
+    async def on_down(self, down: Down) -> None:
+        self.downs.append([down.name, down.incarnation, down.kind.value])
+        if self.path:
+            with Path(self.path).open("a") as file:
+                file.write(f"{down.name} {down.incarnation} {down.kind.value}\n")
+
+    async def watch(self, ref: Ref[Any]) -> None:
+        self.context.watch(ref)
+
+    async def heard(self) -> list[list[Any]]:
+        return self.downs
 
 
 class NotAnActor:

@@ -124,6 +124,20 @@ class Broad(Worker):
     concurrency = 4
 
 
+class Stashing(Worker):
+    """Tries to put aside what it gets first."""
+
+    async def later(self, what: Any) -> None:
+        delivery = self.context.delivery
+        if delivery is not None and delivery.count == 1:
+            try:
+                self.context.stash()
+            except RuntimeError as error:
+                self.refused.append(str(error))
+                raise
+        await self.work(what)
+
+
 class Nodes:
     """Nodes of one namespace in this process, on NATS."""
 

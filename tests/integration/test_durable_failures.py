@@ -19,7 +19,7 @@ from callboard.transports.errors import ConfigError, NotStored
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import NetworkSettings
 
-from .durable_actors import PATIENT, Broad, Nodes, Worker, jetstream, nodes_on, stream_of
+from .durable_actors import PATIENT, Broad, Nodes, Stashing, Worker, jetstream, nodes_on, stream_of
 from .waiting import until
 
 
@@ -66,6 +66,17 @@ async def test_an_exception_leaves_the_actor_alive_and_the_message_comes_again(c
         await until(lambda: worker.seen == ["third time lucky"])
         assert worker.counts == [3]
         assert await node.ref("worker", Worker).ask(Worker.echo, "alive") == "alive"
+
+
+async def test_a_durable_message_is_not_stashed_but_delivered_again(cluster: Cluster) -> None:
+    async with nodes_on(await network(cluster)) as nodes:
+        node = await nodes.node()
+        worker = await nodes.worker(node, cls=Stashing)
+        await node.ref("worker", Stashing).tell_wait(Stashing.later, "m")
+        await until(lambda: worker.seen == ["m"])
+        assert worker.counts == [2]
+        (why,) = worker.refused
+        assert "later is a durable message: raise an error, and it is delivered again later" in why
 
 
 async def test_a_message_that_always_fails_is_dead_after_its_deliveries_and_kept_with_the_reason(
