@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from .current import DeliveryFacts, delivery, is_cancelled
+from .directory import split_name
 from .inner import Inner, Owner, Watch, inner_of
 from .policy import StopReason
 from .ref import Down, Ref
@@ -16,36 +17,55 @@ from .stash import leave
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 
+log = logging.getLogger("callboard.actors")
+
+
+class Home(Protocol):
+    """What an actor's context needs from its node."""
+
+    name: str
+    on_announce: Callable[[str, str], None] | None
+    """Shows a line of the actor of that name to whoever started the system."""
+
+    def ref(self, name: str, cls: Any) -> Ref[Any]:
+        """A reference to an actor."""
+
 
 class ActorContext:
     """What an actor knows about itself; ``self.context``, there before ``__init__`` runs."""
 
-    __slots__ = ("_announce", "_cell", "_ref", "component", "incarnation", "index", "name", "node")
+    __slots__ = ("_cell", "_home")
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        component: str,
-        index: int,
-        incarnation: int,
-        node: str,
-        ref: Callable[[], Ref[Any]],
-        announce: Callable[[str], None],
-        cell: Owner,
-    ) -> None:
-        self.name = name
-        self.component = component
-        self.index = index
-        self.incarnation = incarnation
-        self.node = node
-        """Name of the process, for people."""
-        self._ref = ref
-        self._announce = announce
-        self._cell = cell
+    def __init__(self, cell: Owner, home: Home) -> None:
+        self._cell, self._home = cell, home
 
     def __repr__(self) -> str:
         return f"<ActorContext {self.name} incarnation {self.incarnation} in {self.node}>"
+
+    @property
+    def name(self) -> str:
+        """Name of the instance, for example ``worker.3``."""
+        return self._cell.location.name
+
+    @property
+    def component(self) -> str:
+        """Name of the component that it is an instance of."""
+        return split_name(self.name)[0]
+
+    @property
+    def index(self) -> int:
+        """Number of the instance in its component; 0 if its name has none."""
+        return split_name(self.name)[1] or 0
+
+    @property
+    def incarnation(self) -> int:
+        """How often it has been started, from 1."""
+        return self._cell.location.incarnation
+
+    @property
+    def node(self) -> str:
+        """Name of the process, for people."""
+        return self._home.name
 
     @property
     def log(self) -> logging.Logger:
@@ -55,7 +75,7 @@ class ActorContext:
     @property
     def ref(self) -> Ref[Any]:
         """A reference to this actor, to be given to others."""
-        return self._ref()
+        return self._home.ref(self.name, self._cell.cls)
 
     @property
     def cancelled(self) -> bool:
@@ -69,7 +89,10 @@ class ActorContext:
 
     def announce(self, text: str) -> None:
         """Show a line to whoever started the system, for example the URL where this actor listens."""
-        self._announce(text)
+        if self._home.on_announce is not None:
+            self._home.on_announce(self.name, text)
+        else:
+            log.info("%s: %s", self.name, text)
 
     # -- death watch, timers, stash: on the event loop, not in the thread of a blocking method
 

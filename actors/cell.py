@@ -24,8 +24,9 @@ from .dropped import note_dropped
 from .ending import end_tasks, run_hook
 from .envelope import OPEN, TELL
 from .errors import ActorStopped, BadArguments, DeadlineExceeded, MailboxFull
+from .hooks import HOOKS
 from .lifecycle import Hook
-from .mailbox import Admit, Letter, Mailbox, Waiter
+from .mailbox import NO_QUEUE, Admit, Letter, Mailbox, Waiter
 from .pending import INFINITE
 from .policy import Executed, MailboxPolicy, State, StopReason
 from .running import absorb, malformed, open_body, open_map, run_handler
@@ -57,6 +58,11 @@ class Inner(Protocol):
         """End watches and timers; returns what is stashed."""
 
 
+NOBODY: set[asyncio.Task[None]] = set()
+NO_ROOMS: deque[Waiter] = deque(maxlen=0)
+"""Never put anything into these: all idle actors share them."""
+
+
 class Cell:
     """The runtime's side of one incarnation of one actor."""
 
@@ -77,10 +83,10 @@ class Cell:
         self.concurrency = concurrency
         self.actor: Any = None
         self.state = State.STARTING
-        self.drainers: set[asyncio.Task[None]] = set()
-        self.loose: set[asyncio.Task[None]] = set()
+        # An idle actor has no containers of its own: they would be most of what it takes.
+        self.drainers = self.loose = NOBODY
         """Tasks of letters for interleaving methods."""
-        self.rooms: deque[Waiter] = deque()
+        self.rooms = NO_ROOMS
         """Senders of this process that wait for room in the mailbox, and inlets that withhold credit until then."""
         self.reserved = 0
         """Places in the mailbox that are kept for senders who waited for them."""
@@ -123,9 +129,11 @@ class Cell:
             return
         if letter.method.interleave and state is _READY:
             if mailbox.lend() or self._overflow(letter, beside=True):
-                self._run_loose(letter)
+                self.run_beside(letter)
             return
         queue = mailbox.queue
+        if queue is NO_QUEUE:
+            queue = mailbox.open_queue()
         if len(queue) - mailbox.husks < mailbox.limit and mailbox.bytes < mailbox.limit_bytes:
             queue.append(letter)
             mailbox.bytes += letter.size
@@ -180,7 +188,7 @@ class Cell:
         """Take a letter of the actor itself, whatever the bounds."""
         if letter.method.interleave and self.state is _READY:
             self.mailbox.put(letter, beside=True)
-            self._run_loose(letter)
+            self.run_beside(letter)
             return
         if letter.origin.urgent:
             self.mailbox.put_first([letter])
@@ -198,7 +206,11 @@ class Cell:
 
     def _start_drainer(self) -> None:
         self._starting += 1
-        self.drainers.add(self._loop.create_task(self._drain(), name=self.location.name))
+        task = self._loop.create_task(self._drain(), name=self.location.name)
+        if self.drainers:
+            self.drainers.add(task)
+        else:
+            self.drainers = {task}
 
     def _refuse(self, letter: Letter, error: Exception) -> None:
         if letter.kind == TELL:
@@ -229,12 +241,23 @@ class Cell:
             await self._empty(task)
         finally:  # at once, not in a done callback: mail that comes next must start a new drainer
             self.drainers.discard(task)
-            if self.mailbox.queue and not self.drainers and self.state is State.READY:
-                self._start_drainer()
+            if not self.drainers:
+                self.drainers = NOBODY
+                if self.mailbox.queue and self.state is State.READY:
+                    self._start_drainer()
+                else:
+                    self.mailbox.rest()
 
     async def _empty(self, task: asyncio.Task[None]) -> None:
         mailbox, queue, decode = self.mailbox, self.mailbox.queue, self.host.codec.decode_body
-        actor, several, turn, look, set_current = self.actor, self.concurrency > 1, 0, 1, CURRENT.set
+        actor, several, turn, look, set_current, hooks = (
+            self.actor,
+            self.concurrency > 1,
+            0,
+            1,
+            CURRENT.set,
+            HOOKS,
+        )
         if several and len(queue) > 1:
             self._start_more(len(queue) - 1)
         while queue and self.state is _READY:
@@ -275,7 +298,7 @@ class Cell:
                 if kwargs is not None or len(args) != 1 or type(args[0]) not in accepted:
                     args = method.bind(args, kwargs)
                 ran = True
-                if kwargs or method.special:
+                if kwargs or method.special or hooks.on:
                     result = await run_handler(actor, letter, args, kwargs or {})
                 elif method.waits:
                     result = await method.function(actor, *args)
@@ -325,6 +348,12 @@ class Cell:
             self._pausing = False
         return 0
 
+    def wait_for_room(self, waiter: Waiter) -> None:
+        """Admit ``waiter`` when there is room, after those who wait already."""
+        if self.rooms is NO_ROOMS:
+            self.rooms = deque()
+        self.rooms.append(waiter)
+
     def let_in(self) -> None:
         """Admit in turn who waits for room, as long as there is some."""
         rooms, mailbox = self.rooms, self.mailbox
@@ -373,17 +402,28 @@ class Cell:
             letter.origin.fail(letter, error, ran=ran)
         return True
 
-    # -- interleaving methods
+    # -- handlers beside the mailbox
 
-    def _run_loose(self, letter: Letter) -> None:
-        task = self._loop.create_task(
-            self._handle_loose(letter), name=f"{self.location.name} {letter.method.name}"
-        )
-        letter.task = task
-        self.loose.add(task)
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """A task works for the actor beside its drainers; a stop waits for it, and cancels it."""
+        if not self.loose:
+            self.loose = {task}
+        else:
+            self.loose.add(task)
+        task.add_done_callback(self._let_go)
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        self.loose.discard(task)
+        if not self.loose:
+            self.loose = NOBODY
+
+    def run_beside(self, letter: Letter) -> None:
+        """Run the handler of an interleaving method at once."""
+        name = f"{self.location.name} {letter.method.name}"
+        task = letter.task = self._loop.create_task(self._handle_beside(letter), name=name)
+        self.keep(task)
 
         def done(task: asyncio.Task[None]) -> None:  # a task that is cancelled early never starts
-            self.loose.discard(task)
             self.mailbox.give_back()
             self._count_out(letter)
             if self.rooms:
@@ -393,7 +433,7 @@ class Cell:
 
         task.add_done_callback(done)
 
-    async def _handle_loose(self, letter: Letter) -> None:
+    async def _handle_beside(self, letter: Letter) -> None:
         method, ran = letter.method, False
         CURRENT.set(letter)
         task = asyncio.current_task()
@@ -421,8 +461,7 @@ class Cell:
         if hook is not None and grace_s > 0 and self.state is State.READY:
             work = run_hook(f"{self.location.name}: on_drain", lambda: hook.function(self.actor), grace_s)
             task = self._loop.create_task(work)
-            self.loose.add(task)  # a stop that comes meanwhile cancels it like a handler
-            task.add_done_callback(self.loose.discard)
+            self.keep(task)  # a stop that comes meanwhile cancels it like a handler
             await asyncio.wait({task}, timeout=grace_s + 0.5)  # one that ignores its end is left to the stop
 
     async def stop(self, reason: StopReason, grace_s: float) -> None:

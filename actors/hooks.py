@@ -6,8 +6,11 @@ handled, and nothing is made for it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+TRACE = "t"
+"""Key of the headers in ``extra`` of an envelope."""
 
 Headers = dict[str, str]
 """What a trace puts into a message, for example ``traceparent`` of W3C Trace Context."""
@@ -57,3 +60,19 @@ def install_hooks(*, metrics: Metrics | None = None, tracing: Tracing | None = N
     """
     HOOKS.metrics, HOOKS.tracing = metrics, tracing
     HOOKS.on = metrics is not None or tracing is not None
+
+
+def with_trace(extra: dict[str, Any] | None, target: str, method: str) -> dict[str, Any] | None:
+    """Return what a message carries besides its arguments, with its trace."""
+    headers = HOOKS.tracing.sending(target, method) if HOOKS.tracing is not None else None
+    return {**(extra or {}), TRACE: headers} if headers else extra
+
+
+def trace_of(actor: str, method: str, extra: dict[str, Any] | None) -> AbstractContextManager[object]:
+    """Return the context in which a message is handled that carries ``extra``."""
+    tracing = HOOKS.tracing
+    if tracing is None:
+        return nullcontext()
+    sent = extra.get(TRACE) if extra else None
+    headers = {k: v for k, v in sent.items() if type(k) is type(v) is str} if type(sent) is dict else {}
+    return tracing.handling(actor, method, headers)

@@ -170,7 +170,7 @@ class ActorIntake:
     def _wait_for_room(self) -> None:
         if not self._waits and self._cell.takes_mail:
             self._waits = True
-            self._cell.rooms.append(self)
+            self._cell.wait_for_room(self)
 
     def admit(self, *, open_: bool) -> bool:
         """See `Waiter`: the mailbox has room."""

@@ -14,6 +14,7 @@ from .directory import Location
 from .envelope import ASK, OPEN, TELL
 from .errors import ActorStopped, MailboxFull, UnknownMethod
 from .failure import from_facts, to_facts
+from .hooks import HOOKS, with_trace
 from .mailbox import Letter
 from .outcome import note
 from .pending import INFINITE, Call, PendingTable
@@ -221,7 +222,7 @@ class LocalRoute:
             await asyncio.sleep(0)
             return False
         room = _Room(loop.create_future())
-        cell.rooms.append(room)
+        cell.wait_for_room(room)
         cell.queued = True
         future = room.future
         try:
@@ -248,10 +249,13 @@ class LocalRoute:
         deadline: float,
         extra: Any,
     ) -> None:
+        if HOOKS.on:
+            extra = with_trace(extra, self.location.name, method.name)
         letter = Letter(
             kind,
             call_id,
             None,
+            extra=extra,
             method=method,
             origin=self.origin,
             deadline=deadline,

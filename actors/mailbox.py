@@ -90,6 +90,12 @@ class Waiter(Protocol):
         """There is room, or the actor has closed; returns True if it takes a place."""
 
 
+NO_QUEUE: deque[Letter] = deque(maxlen=0)
+"""The queue of every mailbox in which nothing waits; nothing can be put into it."""
+MOST_SPARE = 64
+_SPARE: list[deque[Letter]] = []
+
+
 class Mailbox:
     """A deque with bounds. Cancelled letters stay as husks until they are reached, but no longer count.
 
@@ -104,7 +110,7 @@ class Mailbox:
     def __init__(self, policy: MailboxPolicy) -> None:
         self.policy = policy
         self.limit, self.limit_bytes = policy.messages, policy.bytes
-        self.queue: deque[Letter] = deque()
+        self.queue = NO_QUEUE
         self.bytes = 0
         self.husks = 0
         self.lent = 0
@@ -131,12 +137,23 @@ class Mailbox:
 
     def accept(self, letter: Letter) -> bool:
         """Put a letter in if the mailbox is not full; the last one may go beyond the byte bound, as with credit."""
-        queue = self.queue
-        if len(queue) - self.husks < self.limit and self.bytes < self.limit_bytes:
-            queue.append(letter)
-            self.bytes += letter.size
+        if len(self.queue) - self.husks < self.limit and self.bytes < self.limit_bytes:
+            self.put(letter)
             return True
         return False
+
+    def open_queue(self) -> deque[Letter]:
+        """Take a queue, before the first letter goes into it; see `rest`."""
+        queue = self.queue = _SPARE.pop() if _SPARE else deque()
+        return queue
+
+    def rest(self) -> None:
+        """Give the queue away while nothing waits: it is larger than all else of an idle actor."""
+        queue = self.queue
+        if not queue and queue is not NO_QUEUE:
+            self.queue = NO_QUEUE
+            if len(_SPARE) < MOST_SPARE:
+                _SPARE.append(queue)
 
     def lend(self) -> bool:
         """Give a place to a message that runs beside the queue, until `give_back`; False if there is none."""
@@ -179,7 +196,10 @@ class Mailbox:
         if beside:
             self.lent += 1
             return
-        self.queue.append(letter)
+        queue = self.queue
+        if queue is NO_QUEUE:
+            queue = self.open_queue()
+        queue.append(letter)
         self.bytes += letter.size
 
     def take_oldest(self) -> Letter | None:
@@ -201,6 +221,8 @@ class Mailbox:
     def put_first(self, letters: Sequence[Letter]) -> None:
         """Put letters ahead of all others but the urgent ones, regardless of the bounds; the caller counts bytes."""
         queue = self.queue
+        if queue is NO_QUEUE:
+            queue = self.open_queue()
         urgent = 0
         for letter in queue:
             if not (isinstance(letter.origin, Inside) and letter.origin.urgent):

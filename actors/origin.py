@@ -68,7 +68,7 @@ class Inlet:
             self.give()
         elif not self.withheld:
             self.withheld = True
-            self.cell.rooms.append(self)
+            self.cell.wait_for_room(self)
 
     def returned(self, size: int) -> None:
         """A message that was taken is stashed, so it holds its place again; its credit may have been given already."""

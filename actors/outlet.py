@@ -21,6 +21,7 @@ from .codec import Codec
 from .directory import Location
 from .envelope import ASK, CANCEL, MORE, OPEN, TELL, array_header
 from .errors import EncodeError, MailboxFull
+from .hooks import HOOKS, with_trace
 from .outbox import Outbox, total_bytes
 from .pending import Call, PendingTable
 from .policy import Executed
@@ -114,7 +115,7 @@ class Outlet:
             pending.nearest = deadline
             pending.arm(deadline)
         try:
-            if kwargs or extra is not None:
+            if kwargs or extra is not None or HOOKS.on:
                 self._encode_and_send(ASK, call_id, method, args, kwargs, budget_s, extra)
                 return call_id, future
             try:
@@ -143,7 +144,7 @@ class Outlet:
                 actor=self.location.name,
                 incarnation=self.location.incarnation,
             )
-        if kwargs or extra is not None:
+        if kwargs or extra is not None or HOOKS.on:
             self._encode_and_send(TELL, 0, method, args, kwargs, 0, extra)
             return
         try:
@@ -248,6 +249,8 @@ class Outlet:
             )
         except EncodeError as error:
             raise self._of_argument(error, method) from None
+        if HOOKS.on:
+            extra = with_trace(extra, self.location.name, method)
         part = self._pack((kind, call_id, Raw(body), self._number, method, budget_s, extra))
         self._send(call_id, part, len(body), buffers)
 

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import AsyncIterator, Callable, Iterator
+from time import monotonic
 from typing import Any
 
 from .codec import Codec
 from .errors import BadArguments, CodecError
+from .hooks import HOOKS, trace_of
 from .mailbox import Letter
 from .signature import Run
 
@@ -81,7 +83,23 @@ def open_map(letter: Letter, value: Any) -> list[Any]:
 
 
 async def run_handler(actor: Any, letter: Letter, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Run the handler of a letter to its end, whatever kind it is; returns its result."""
+    """Run the handler of a letter to its end, whatever kind it is, within the hooks; returns its result."""
+    if not HOOKS.on:
+        return await _run(actor, letter, args, kwargs)
+    start, failure = monotonic(), None
+    name, method, metrics = letter.cell.location.name, letter.method.name, HOOKS.metrics
+    try:
+        with trace_of(name, method, letter.extra):
+            return await _run(actor, letter, args, kwargs)
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        if metrics is not None:
+            metrics.handled(name, method, monotonic() - start, failure)
+
+
+async def _run(actor: Any, letter: Letter, args: list[Any], kwargs: dict[str, Any]) -> Any:
     method = letter.method
     if method.run is Run.COROUTINE:
         return await method.function(actor, *args, **kwargs)

@@ -280,7 +280,8 @@ async def test_who_waits_for_room_is_admitted_as_soon_as_there_is_some():
     bench.send("wait", gates[1])
     bench.send("wait", gates[2])
     waiters = [Waiter(takes=False), Waiter(takes=True), Waiter(takes=True)]
-    bench.cell.rooms.extend(waiters)
+    for waiter in waiters:
+        bench.cell.wait_for_room(waiter)
     bench.cell.let_in()
     assert [waiter.admitted for waiter in waiters] == [[], [], []]
     gates[0].set()
@@ -297,7 +298,8 @@ async def test_who_waits_for_room_is_told_that_the_actor_has_closed():
     bench = Bench(messages=1)
     bench.send("note", 1)
     waiters = [Waiter(takes=True), Waiter(takes=False)]
-    bench.cell.rooms.extend(waiters)
+    for waiter in waiters:
+        bench.cell.wait_for_room(waiter)
     await bench.cell.stop(StopReason.COMMANDED, 0)
     assert [waiter.admitted for waiter in waiters] == [[False], [False]]
 
