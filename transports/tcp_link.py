@@ -202,6 +202,9 @@ class ZmqLink:
 
     def received_own(self, frames: list[Any]) -> bool:
         """Take a message with a word of the plane itself in front; False if it is none for a link that is up."""
+        self.spoke = (
+            True  # a piece is a whole message to libzmq; what pieces amount to is bounded by their assembly
+        )
         try:
             if frames[0][:2] == PIECE:
                 together = self._put_together(frames)
