@@ -17,21 +17,23 @@ from collections import deque
 from time import monotonic
 from typing import Any, Protocol
 
+from .beside import run_beside
 from .codec import Codec
 from .current import CURRENT
 from .directory import Location
 from .dropped import note_dropped
 from .ending import end_tasks, run_hook
-from .envelope import OPEN, TELL
-from .errors import ActorStopped, BadArguments, DeadlineExceeded, MailboxFull
+from .envelope import ASK, OPEN, TELL
+from .errors import ActorStopped, DeadlineExceeded, MailboxFull
+from .failing import close_failed
 from .hooks import HOOKS
 from .lifecycle import Hook
 from .mailbox import NO_QUEUE, Admit, Letter, Mailbox, Waiter
 from .pending import INFINITE
 from .policy import Executed, MailboxPolicy, State, StopReason
-from .running import absorb, malformed, open_body, open_map, run_handler
+from .running import absorb, open_body, run_handler
 from .signature import Method, hook_of, methods_of
-from .stash import Stash, Stashed
+from .stash import Stash
 
 TURN_LETTERS = 256
 TURN_S = 0.001
@@ -129,7 +131,7 @@ class Cell:
             return
         if letter.method.interleave and state is _READY:
             if mailbox.lend() or self._overflow(letter, beside=True):
-                self.run_beside(letter)
+                run_beside(self, letter)
             return
         queue = mailbox.queue
         if queue is NO_QUEUE:
@@ -188,7 +190,7 @@ class Cell:
         """Take a letter of the actor itself, whatever the bounds."""
         if letter.method.interleave and self.state is _READY:
             self.mailbox.put(letter, beside=True)
-            self.run_beside(letter)
+            run_beside(self, letter)
             return
         if letter.origin.urgent:
             self.mailbox.put_first([letter])
@@ -212,22 +214,24 @@ class Cell:
         else:
             self.drainers = {task}
 
-    def _refuse(self, letter: Letter, error: Exception) -> None:
+    def refuse(self, letter: Letter, error: Exception) -> None:
+        """Answer a letter that is not handled; a tell is counted."""
         if letter.kind == TELL:
             self.host.dropped_tells += 1
             note_dropped(letter.method.name, self.location.name, error)
         letter.origin.fail(letter, error, ran=False)
 
     def _turn_away(self, letter: Letter, error: Exception) -> None:
-        self._count_out(letter)
-        self._refuse(letter, error)
+        self.count_out(letter)
+        self.refuse(letter, error)
 
     def send_back(self, letters: list[Letter]) -> None:
         """Refuse letters that were taken out of the mailbox, because of a stop."""
         for letter in letters:
             self._turn_away(letter, ActorStopped("it was stopped before the message was handled"))
 
-    def _count_out(self, letter: Letter) -> None:
+    def count_out(self, letter: Letter) -> None:
+        """A letter has left the mailbox: its sender's credit comes back."""
         if letter.inlet is not None:
             letter.inlet.taken(letter.size)
 
@@ -237,8 +241,13 @@ class Cell:
         self._starting -= 1
         task = asyncio.current_task()
         assert task is not None
+        waiting = len(self.mailbox.queue)
+        if waiting > 1 and self.concurrency > 1:
+            self._start_more(waiting - 1)
         try:
             await self._empty(task)
+            if self.rooms:
+                self.let_in()
         finally:  # at once, not in a done callback: mail that comes next must start a new drainer
             self.drainers.discard(task)
             if not self.drainers:
@@ -250,16 +259,8 @@ class Cell:
 
     async def _empty(self, task: asyncio.Task[None]) -> None:
         mailbox, queue, decode = self.mailbox, self.mailbox.queue, self.host.codec.decode_body
-        actor, several, turn, look, set_current, hooks = (
-            self.actor,
-            self.concurrency > 1,
-            0,
-            1,
-            CURRENT.set,
-            HOOKS,
-        )
-        if several and len(queue) > 1:
-            self._start_more(len(queue) - 1)
+        actor, several, set_current, hooks = self.actor, self.concurrency > 1, CURRENT.set, HOOKS
+        turn, look = 0, 1
         while queue and self.state is _READY:
             letter = queue.popleft()
             if letter.cancelled:
@@ -278,24 +279,18 @@ class Cell:
             if several and queue and not self._starting:
                 self._start_more(len(queue))
             if letter.deadline != INFINITE and letter.deadline < monotonic():
-                self.expired += 1
-                letter.origin.fail(letter, self._too_late(), ran=False)
+                self._expire(letter)
                 continue
             method, ran = letter.method, False
             letter.task = task
             set_current(letter)
             try:
-                body = letter.body
-                if body is None or letter.buffers:
-                    args = letter.args if body is None else open_body(letter, self.host.codec)
-                else:
-                    args = decode(body)
-                    letter.body = None
-                    if type(args) is not list:
-                        args = open_map(letter, args)
+                args = decode(letter.body) if letter.body is not None and not letter.buffers else None
+                if type(args) is not list:
+                    args = open_body(letter, self.host.codec, args)
+                letter.body = None
                 kwargs = letter.kwargs
-                accepted = method.only
-                if kwargs is not None or len(args) != 1 or type(args[0]) not in accepted:
+                if kwargs is not None or len(args) != 1 or type(args[0]) not in method.only:
                     args = method.bind(args, kwargs)
                 ran = True
                 if kwargs or method.special or hooks.on:
@@ -305,48 +300,43 @@ class Cell:
                 else:
                     result = method.function(actor, *args)
             except BaseException as error:
-                letter.task = None
                 if ran:
                     letter.args = args  # a stashed message is bound again
-                if not self._failed(letter, error, task, ran):
-                    raise
-                if letter.cancelled:
-                    await absorb(task)
+                await close_failed(self, letter, error, task, ran=ran)
             else:
                 letter.task = None
                 self.handled += 1
                 if letter.cancelled:  # the handler did not let it end itself
                     await absorb(task)
-                kind = letter.kind
-                if kind != TELL:
-                    letter.origin.reply(letter, result) if kind != OPEN else letter.origin.forget(letter)
+                if letter.kind == ASK:
+                    letter.origin.reply(letter, result)
+                elif letter.kind == OPEN:
+                    letter.origin.forget(letter)
             turn += 1
             if turn == look and queue:
-                turn = await self._rest(turn)
-                look = 2 * turn or 1
-                if turn < 0:
-                    break
-        if self.rooms:
-            self.let_in()
+                turn, look = await self._rest(turn)
+                if not look:
+                    return
 
-    async def _rest(self, turn: int) -> int:
-        """Let the loop run if a drainer has had its turn; called after 1, 2, 4, ... letters.
+    async def _rest(self, turn: int) -> tuple[int, int]:
+        """Let the loop run if a drainer has had its turn.
 
-        Returns the letters in the turn; less than 0 if another drainer pauses, which goes on at once: one is enough.
+        Returns the letters in the turn, and after how many to call this again: 1, 2, 4, ...; 0 for never, if another
+        drainer pauses, which goes on at once: one is enough.
         """
         now = monotonic()
         if turn == 1:
             self._began_s = now
         if turn < TURN_LETTERS and now - self._began_s < TURN_S:
-            return turn
+            return turn, 2 * turn
         if self._pausing:
-            return -1
+            return 0, 0
         self._pausing = True
         try:
             await asyncio.sleep(0)
         finally:
             self._pausing = False
-        return 0
+        return 0, 1
 
     def wait_for_room(self, waiter: Waiter) -> None:
         """Admit ``waiter`` when there is room, after those who wait already."""
@@ -368,39 +358,10 @@ class Cell:
         for _ in range(min(2, waiting, self.concurrency - len(self.drainers))):
             self._start_drainer()
 
-    def _too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded("its deadline passed while it waited in the mailbox", executed=Executed.NEVER)
-
-    def _failed(self, letter: Letter, error: BaseException, task: asyncio.Task[None], ran: bool) -> bool:
-        """Answer a letter whose handler did not return; False if the drainer itself has to end."""
-        name = self.location.name
-        if letter.cancelled and isinstance(error, asyncio.CancelledError | Stashed):
-            letter.origin.forget(letter)
-            return True
-        if isinstance(error, Stashed):
-            if self.inner is not None and self.state is State.READY:
-                self.inner.stash.add(letter, self._refuse)
-            else:
-                self._refuse(letter, ActorStopped("it was stopped before the message was handled"))
-            return True
-        if letter.producer is not None:
-            letter.producer.close()
-        if isinstance(error, asyncio.CancelledError):
-            if task.cancelling():
-                letter.origin.fail(letter, ActorStopped("it was stopped", executed=Executed.YES), ran=True)
-                return False
-        elif not isinstance(error, Exception):
-            letter.origin.fail(letter, error, ran=ran)
-            return False
-        self.failed += 1
-        if not ran:
-            refusal = error if isinstance(error, BadArguments) else malformed(error, name)
-            self._refuse(letter, refusal)
-        elif letter.kind == TELL:
-            self.host.actor_failed(self, error)
-        else:
-            letter.origin.fail(letter, error, ran=ran)
-        return True
+    def _expire(self, letter: Letter) -> None:
+        self.expired += 1
+        why = "its deadline passed while it waited in the mailbox"
+        letter.origin.fail(letter, DeadlineExceeded(why, executed=Executed.NEVER), ran=False)
 
     # -- handlers beside the mailbox
 
@@ -417,52 +378,7 @@ class Cell:
         if not self.loose:
             self.loose = NOBODY
 
-    def run_beside(self, letter: Letter) -> None:
-        """Run the handler of an interleaving method at once."""
-        name = f"{self.location.name} {letter.method.name}"
-        task = letter.task = self._loop.create_task(self._handle_beside(letter), name=name)
-        self.keep(task)
-
-        def done(task: asyncio.Task[None]) -> None:  # a task that is cancelled early never starts
-            self.mailbox.give_back()
-            self._count_out(letter)
-            if self.rooms:
-                self.let_in()
-            if letter.task is not None and not letter.cancelled:
-                letter.origin.fail(letter, ActorStopped("it was stopped before it was handled"), ran=False)
-
-        task.add_done_callback(done)
-
-    async def _handle_beside(self, letter: Letter) -> None:
-        method, ran = letter.method, False
-        CURRENT.set(letter)
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            args = letter.args if letter.body is None else open_body(letter, self.host.codec)
-            args = method.bind(args, letter.kwargs)
-            ran = True
-            result = await run_handler(self.actor, letter, args, letter.kwargs or {})
-        except BaseException as error:
-            letter.task = None
-            if not self._failed(letter, error, task, ran):
-                raise
-        else:
-            letter.task = None
-            self.handled += 1
-            if letter.kind != TELL:
-                letter.origin.reply(letter, result) if letter.kind != OPEN else letter.origin.forget(letter)
-
     # -- out
-
-    async def drain(self, grace_s: float) -> None:
-        """A stop begins: run ``on_drain`` for at most ``grace_s`` seconds, while mail is still taken."""
-        hook = hook_of(self.cls, "on_drain")
-        if hook is not None and grace_s > 0 and self.state is State.READY:
-            work = run_hook(f"{self.location.name}: on_drain", lambda: hook.function(self.actor), grace_s)
-            task = self._loop.create_task(work)
-            self.keep(task)  # a stop that comes meanwhile cancels it like a handler
-            await asyncio.wait({task}, timeout=grace_s + 0.5)  # one that ignores its end is left to the stop
 
     async def stop(self, reason: StopReason, grace_s: float) -> None:
         """Refuse what waits, give running handlers ``grace_s`` seconds, cancel them, then run ``on_stop``.

@@ -5,11 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from .current import CURRENT
+from .directory import Location
+from .policy import State
+from .signature import hook_of
 
 log = logging.getLogger("callboard.actors")
+
+
+class Ending(Protocol):
+    """What this module needs from a cell."""
+
+    actor: Any
+    cls: type
+    location: Location
+    state: State
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """A task works for the actor beside its drainers."""
 
 
 async def end_tasks(tasks: set[asyncio.Task[Any]], grace_s: float, limit_s: float) -> None:
@@ -36,3 +51,13 @@ async def run_hook(what: str, hook: Callable[[], Awaitable[Any]], limit_s: float
         log.exception("%s failed", what)
     finally:
         CURRENT.reset(current)
+
+
+async def drain(cell: Ending, grace_s: float) -> None:
+    """A stop begins: run ``on_drain`` for at most ``grace_s`` seconds, while mail is still taken."""
+    hook = hook_of(cell.cls, "on_drain")
+    if hook is not None and grace_s > 0 and cell.state is State.READY:
+        work = run_hook(f"{cell.location.name}: on_drain", lambda: hook.function(cell.actor), grace_s)
+        task = asyncio.get_running_loop().create_task(work)
+        cell.keep(task)  # a stop that comes meanwhile cancels it like a handler
+        await asyncio.wait({task}, timeout=grace_s + 0.5)  # one that ignores its end is left to the stop

@@ -32,6 +32,7 @@ from .current import CURRENT
 from .deadlines import Sweeper
 from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location
 from .durable import Durables
+from .ending import drain
 from .errors import ActorStopped, ActorUnavailable, StartFailed
 from .first_items import FirstItems
 from .local import LocalOrigin
@@ -217,7 +218,7 @@ class Node:
         if cell is not None:
             until_s = monotonic() + grace_s
             reason = self._stopping.setdefault(cell, reason)  # of whoever began
-            await cell.drain(grace_s)
+            await drain(cell, grace_s)
             why = f"it was stopped ({reason.value})"
             self.directory.remove(name, cell.location.incarnation, why, DownKind.STOPPED)
             self._unlist(cell)

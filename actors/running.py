@@ -67,15 +67,18 @@ async def plain_stream(source: Iterator[Any], *, blocking: bool) -> AsyncIterato
             await run_in_thread(close) if blocking else close()
 
 
-def open_body(letter: Letter, codec: Codec) -> list[Any]:
-    """Decode the arguments of a letter and return the positional ones; raises `CodecError`, `BadArguments`."""
-    args = codec.decode(letter.body, letter.buffers)
+def open_body(letter: Letter, codec: Codec, value: Any = None) -> list[Any]:
+    """Return the positional arguments of a letter; those with a name go into it. Raises `CodecError`, `BadArguments`.
+
+    ``value`` is its body, if that is decoded already.
+    """
+    if letter.body is None:
+        return list(letter.args)
+    if value is None:
+        value = codec.decode(letter.body, letter.buffers)
     letter.body, letter.buffers = None, ()
-    return args if type(args) is list else open_map(letter, args)
-
-
-def open_map(letter: Letter, value: Any) -> list[Any]:
-    """Take named arguments out of the map of both kinds and return the positional ones; raises `BadArguments`."""
+    if type(value) is list:
+        return value
     if type(value) is dict and type(args := value.get("a")) is list and type(value.get("k")) is dict:
         letter.kwargs = value["k"]
         return args

@@ -136,7 +136,7 @@ def what_may_have_run_is_called_never(original, self, call_id, why, executed):
     original(self, call_id, why, Executed.NEVER)
 
 
-@_instead(Cell, "_refuse")
+@_instead(Cell, "refuse")
 def what_never_ran_is_called_yes(original, self, letter, error):
     letter.origin.fail(letter, error, ran=True)
 
