@@ -260,10 +260,10 @@ class Mailbox:
         """Take what came from other nodes; what is from this process, strangers and the store stays, in its order."""
         taken = [letter for letter in self.queue if letter.inlet is not None and not letter.cancelled]
         stays = [letter for letter in self.queue if letter.inlet is None and not letter.cancelled]
+        self.husks -= len(self.queue) - len(taken) - len(stays)  # what is stashed goes on counting
         self.queue.clear()
         self.queue.extend(stays)
         self.bytes -= sum(letter.size for letter in taken)
-        self.husks = 0
         return taken
 
     def drain(self) -> list[Letter]:

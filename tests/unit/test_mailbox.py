@@ -222,3 +222,17 @@ def test_clearing_away_husks_leaves_the_count_of_what_is_set_aside():
     box.put_back([aside])
     assert len(box) == 51
     assert box.bytes == 51
+
+
+def test_what_is_set_aside_counts_while_peers_are_sent_back_too():
+    box = mailbox()
+    aside, from_peer, gone = letter(5, 1), letter(7, 2), letter(9, 3)
+    for one in (aside, from_peer, gone):
+        one.inlet = object()
+        box.accept(one)
+    box.set_aside(box.take_oldest())
+    box.cancel(gone)
+    assert box.take_from_peers() == [from_peer]
+    assert (len(box), box.bytes) == (1, 5)
+    box.put_back([aside])
+    assert (len(box), box.bytes, box.husks) == (1, 5, 0)
