@@ -15,7 +15,7 @@ from callboard.actors.envelope import ASK, TELL
 from callboard.actors.errors import ActorStopped, BadArguments, DeadlineExceeded, MailboxFull
 from callboard.actors.mailbox import Letter
 from callboard.actors.pending import INFINITE
-from callboard.actors.policy import Executed, MailboxPolicy, State, StopReason
+from callboard.actors.policy import MailboxPolicy, State, StopReason
 
 
 class Worker(Actor):
@@ -162,7 +162,6 @@ async def test_an_expired_letter_is_answered_never_and_does_not_run():
     await bench.idle()
     assert bench.origin.answers == {late.id: (DeadlineExceeded, False), 2: 2}
     assert (bench.cell.actor.seen, bench.cell.expired) == ([2], 1)
-    assert bench.cell._too_late().executed is Executed.NEVER
 
 
 async def test_handlers_that_never_wait_are_all_run_by_few_tasks():
