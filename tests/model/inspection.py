@@ -89,9 +89,12 @@ def _strays(world: World) -> Iterator[str]:
 
 
 def _over_bounds(world: World) -> Iterator[str]:
-    """A mailbox holds its limit, and what came with credit where the policy may not drop that."""
-    senders = len(world.processes)
+    """A mailbox holds its limit, and what came with credit where the policy may not drop that.
+
+    Credit is per link: what was told through one that has gone still waits, beside what comes with the next.
+    """
     for process in world.living():
+        senders = 1 + process.server.statistics().links_opened
         for cell in process.node.cells.values():
             policy = cell.mailbox.policy
             most = policy.messages * (senders if policy.waits else 1)
