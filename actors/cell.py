@@ -148,8 +148,8 @@ class Cell:
     def _overflow(self, letter: Letter, *, beside: bool = False) -> bool:
         """Do what the policy says; True if the letter has a place now."""
         mailbox, admit = self.mailbox, Admit.TAKEN
-        # A tell that came with credit has a place: its sender cannot be told any more.
-        if letter.kind == TELL and letter.inlet is not None and mailbox.policy.rejects:
+        # A tell that came with credit, or whose sender waited for room, has a place: nobody can be told any more.
+        if letter.kind == TELL and mailbox.policy.rejects:
             mailbox.put(letter, beside=beside)
         else:
             admit, victims = mailbox.overflow(letter, beside=beside)

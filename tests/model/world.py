@@ -251,7 +251,8 @@ class World:
                 await asyncio.sleep(again_after_s)
             if process.alive:
                 self.down(actor, life.incarnation, "it was stopped")
-                if location is not None:
+                current = self.reference.current(actor)
+                if location is not None and current and current.incarnation == location.incarnation:
                     self.publish(location)
 
         self.chore(stop())

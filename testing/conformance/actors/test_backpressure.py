@@ -107,6 +107,21 @@ async def test_credit_comes_back_for_messages_that_were_cancelled_expired_or_ref
     assert await ref.ask(Gate.note, "end") == "end"
 
 
+async def test_who_waited_for_room_is_handled_although_an_ask_was_faster(pair):
+    """It is told that its message is accepted, and cannot be told any more that it was not."""
+    await held(pair, messages=1)
+    here = pair.far.ref("a.0", Gate)
+    queued = asyncio.create_task(here.ask(Gate.note, "queued"))
+    await until(lambda: len(pair.cell().mailbox) == 1)
+    patient = asyncio.create_task(here.tell_wait(Gate.note, "patient"))
+    await until(lambda: pair.cell().rooms)
+    pair.actor().gate.set()
+    fast = asyncio.create_task(here.ask(Gate.note, "fast"))  # runs before the one that is let in
+    assert await outcomes(queued, fast, patient) == ["queued", "fast", None]
+    assert await here.ask(Gate.note, "end") == "end"
+    assert sorted(notes(pair)) == ["end", "fast", "patient", "queued"]
+
+
 async def test_a_sender_that_dies_while_its_credit_is_withheld_leaves_the_way_open_for_others(remote):
     ref = await held(remote, messages=2)
     here = remote.far.ref("a.0", Gate)
