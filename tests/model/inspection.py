@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from callboard.actors.node import Node
 from callboard.actors.origin import Origin
+from callboard.actors.pending import INFINITE
 
 from .world import STREAM_WINDOW, World
 
@@ -46,6 +47,8 @@ def finish(world: World) -> None:
     world.clock.advance(12)
     world.revive()
     quiet(world)
+    _leave_for_ever(world)
+    quiet(world)
     dropped = sum(process.node.dropped_tells for process in world.living())
     world.report(world.reference.finished, dropped)
     check(world)
@@ -56,6 +59,16 @@ def finish(world: World) -> None:
     tasks = asyncio.all_tasks(world.clock.loop)
     if tasks:
         raise world.reference.breach(f"every node was closed, and tasks are left: {tasks}")
+
+
+def _leave_for_ever(world: World) -> None:
+    """A stream with ``OnDown.WAIT`` and no deadline, which failed twice, waits for news of its actor that never come."""
+    if any(life.troubled for lives in world.reference.lives.values() for life in lives):
+        for task, message in world.callers():
+            endless = message.kind == "stream" and message.deadline_s == INFINITE
+            if endless and not (message.known or message.runs):
+                message.cancelled = True
+                task.cancel()
 
 
 def close(world: World) -> None:

@@ -21,12 +21,12 @@ from callboard.actors.policy import Executed
 from callboard.actors.producer import _Credit
 from callboard.actors.stream import Reader
 
-from .machine import Death, Talk
+from .machine import Ends, Faults, Talk
 
 Mutation = Callable[[], AbstractContextManager[object]]
 
 
-def _instead(owner: type, name: str, by: type[Talk] = Death) -> Callable[[Callable[..., Any]], Mutation]:
+def _instead(owner: type, name: str, by: type[Talk] = Talk) -> Callable[[Callable[..., Any]], Mutation]:
     """Replace a method by a function that gets the method as its first argument; ``by`` is to find it."""
 
     def mutation(function: Callable[..., Any]) -> Mutation:
@@ -98,14 +98,14 @@ def bytes_of_credit_are_kept(original, self, size):
     original(self, size - 1)
 
 
-@_instead(Outlet, "forget_waiting", Talk)
+@_instead(Outlet, "forget_waiting")
 def a_place_in_the_backlog_is_kept(original, self, call_id):
     found = original(self, call_id)
     self._reserved += found
     return found
 
 
-@_instead(Origin, "_inlet")
+@_instead(Origin, "_inlet", Ends)
 def what_was_meant_for_the_dead_reaches_the_next(original, self, envelope, buffers):
     cells = self.host.cells
     if envelope.target in cells:
@@ -131,7 +131,7 @@ def a_cancellation_within_the_process_is_lost(original, self, call_id):
     self.origin.calls.pop(call_id, None)
 
 
-@_instead(Peer, "_unavailable")
+@_instead(Peer, "_unavailable", Faults)
 def what_may_have_run_is_called_never(original, self, call_id, why, executed):
     original(self, call_id, why, Executed.NEVER)
 
@@ -141,19 +141,19 @@ def what_never_ran_is_called_yes(original, self, letter, error):
     letter.origin.fail(letter, error, ran=True)
 
 
-@_instead(Mailbox, "accept")
+@_instead(Mailbox, "accept", Faults)
 def a_mailbox_has_no_bounds(original, self, letter):
     self.put(letter)
     return True
 
 
-@_instead(Mailbox, "drain")
+@_instead(Mailbox, "drain", Ends)
 def what_waits_in_a_stopped_mailbox_is_forgotten(original, self):
     original(self)
     return []
 
 
-@_instead(Peer, "actor_down")
+@_instead(Peer, "actor_down", Ends)
 def what_waits_for_the_dead_is_forgotten(original, self, location, why):
     self.outlets.pop(location.number, None)
 
@@ -184,6 +184,6 @@ def messages_of_one_tick_leave_in_reverse(original, self):
     original(self)
 
 
-@_instead(Node, "remove_location")
+@_instead(Node, "remove_location", Ends)
 def the_news_of_a_stop_is_lost(original, self, name, incarnation, reason):
     pass

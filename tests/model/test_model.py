@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from .machine import Death, Talk
+from .machine import Death, Ends, Faults, Talk
 from .mutations import MUTATIONS
 from .reference import Breach
 
 SOAK = bool(os.environ.get("CALLBOARD_SOAK"))
 
 PLAY = settings(
-    max_examples=1000 if SOAK else 150,
+    max_examples=500 if SOAK else 80,
     stateful_step_count=50,
     derandomize=not SOAK,
     deadline=None,
@@ -27,7 +27,7 @@ PLAY = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
-SEEK = settings(PLAY, max_examples=400, derandomize=True, phases=[Phase.generate])
+SEEK = settings(PLAY, max_examples=200, derandomize=True, phases=[Phase.generate])
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -40,7 +40,7 @@ def _silence():
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("machine", [Talk, Death])
+@pytest.mark.parametrize("machine", [Talk, Ends, Faults, Death])
 def test_no_sequence_breaks_a_promise(machine):
     run_state_machine_as_test(machine, settings=PLAY)
 
