@@ -62,7 +62,7 @@ def finish(world: World) -> None:
 
 
 def _leave_for_ever(world: World) -> None:
-    """A stream with ``OnDown.WAIT`` and no deadline, which failed twice, waits for news of its actor that never come."""
+    """A stream with ``OnDown.WAIT`` and no deadline that failed twice waits for news of its actor, which never come."""
     if any(life.troubled for lives in world.reference.lives.values() for life in lives):
         for task, message in world.callers():
             endless = message.kind == "stream" and message.deadline_s == INFINITE
