@@ -11,6 +11,7 @@ from callboard.supervisor.cli_errors import echo_json, reporting
 from callboard.transports.errors import did_you_mean
 
 from .cli_compare import everything, growth, peers, report
+from .cli_costs import costs
 from .tables import number
 
 if TYPE_CHECKING:
@@ -111,5 +112,5 @@ def line_of(result: Result) -> str:
     return f"{head} {number(result.value):>12} {result.unit:<8} ({number(low)} .. {number(high)})"
 
 
-for _command in (peers, growth, everything, report):
+for _command in (peers, growth, costs, everything, report):
     bench.add_command(_command)
