@@ -6,8 +6,14 @@ handled, and nothing is made for it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from time import monotonic
+from types import TracebackType
 from typing import Any, Protocol
+
+log = logging.getLogger("callboard.actors")
 
 TRACE = "t"
 """Key of the headers in ``extra`` of an envelope."""
@@ -17,14 +23,14 @@ Headers = dict[str, str]
 
 
 class Metrics(Protocol):
-    """Counts what is handled. Called on the event loop: it must return at once, and not raise."""
+    """Counts what is handled. Called on the event loop: it must return at once; what it raises is logged."""
 
     def handled(self, actor: str, method: str, seconds: float, error: BaseException | None) -> None:
         """A handler of ``actor`` has ended after ``seconds``; ``error`` is what it raised, also its cancellation."""
 
 
 class Tracing(Protocol):
-    """Follows messages from process to process. Called on the event loop: it must return at once, and not raise."""
+    """Follows messages from process to process. Called on the event loop, like `Metrics`."""
 
     def sending(self, target: str, method: str) -> Headers:
         """Return what shall travel with a message; called in the context of the sender."""
@@ -64,15 +70,51 @@ def install_hooks(*, metrics: Metrics | None = None, tracing: Tracing | None = N
 
 def with_trace(extra: dict[str, Any] | None, target: str, method: str) -> dict[str, Any] | None:
     """Return what a message carries besides its arguments, with its trace."""
-    headers = HOOKS.tracing.sending(target, method) if HOOKS.tracing is not None else None
+    if HOOKS.tracing is None:
+        return extra
+    try:
+        headers = HOOKS.tracing.sending(target, method)
+    except Exception:
+        log.exception("the tracing hook failed as %s.%s was sent", target, method)
+        return extra
     return {**(extra or {}), TRACE: headers} if headers else extra
 
 
-def trace_of(actor: str, method: str, extra: dict[str, Any] | None) -> AbstractContextManager[object]:
-    """Return the context in which a message is handled that carries ``extra``."""
-    tracing = HOOKS.tracing
-    if tracing is None:
-        return nullcontext()
-    sent = extra.get(TRACE) if extra else None
-    headers = {k: v for k, v in sent.items() if type(k) is type(v) is str} if type(sent) is dict else {}
-    return tracing.handling(actor, method, headers)
+class Watched:
+    """Around one handler: calls the hooks, and lets nothing that they raise reach the message."""
+
+    __slots__ = ("_actor", "_context", "_extra", "_method", "_start_s")
+
+    def __init__(self, actor: str, method: str, extra: dict[str, Any] | None) -> None:
+        self._actor, self._method, self._extra = actor, method, extra
+        self._context: AbstractContextManager[object] | None = None
+        self._start_s = 0.0
+
+    def __enter__(self) -> None:
+        self._start_s = monotonic()
+        if HOOKS.tracing is None:
+            return
+        sent = self._extra.get(TRACE) if self._extra else None
+        headers = {k: v for k, v in sent.items() if type(k) is type(v) is str} if type(sent) is dict else {}
+        with self._logged("before"):
+            context = HOOKS.tracing.handling(self._actor, self._method, headers)
+            context.__enter__()
+            self._context = context
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        seconds = monotonic() - self._start_s
+        if self._context is not None:
+            with self._logged("after"):
+                self._context.__exit__(kind, error, trace)
+        if HOOKS.metrics is not None:
+            with self._logged("after"):
+                HOOKS.metrics.handled(self._actor, self._method, seconds, error)
+
+    @contextmanager
+    def _logged(self, when: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            log.exception("a hook failed %s %s.%s was handled", when, self._actor, self._method)

@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import AsyncIterator, Callable, Iterator
-from time import monotonic
 from typing import Any
 
 from .codec import Codec
 from .errors import BadArguments, CodecError
-from .hooks import HOOKS, trace_of
+from .hooks import HOOKS, Watched
 from .mailbox import Letter
 from .signature import Run
 
@@ -89,17 +88,8 @@ async def run_handler(actor: Any, letter: Letter, args: list[Any], kwargs: dict[
     """Run the handler of a letter to its end, whatever kind it is, within the hooks; returns its result."""
     if not HOOKS.on:
         return await _run(actor, letter, args, kwargs)
-    start, failure = monotonic(), None
-    name, method, metrics = letter.cell.location.name, letter.method.name, HOOKS.metrics
-    try:
-        with trace_of(name, method, letter.extra):
-            return await _run(actor, letter, args, kwargs)
-    except BaseException as error:
-        failure = error
-        raise
-    finally:
-        if metrics is not None:
-            metrics.handled(name, method, monotonic() - start, failure)
+    with Watched(letter.cell.location.name, letter.method.name, letter.extra):
+        return await _run(actor, letter, args, kwargs)
 
 
 async def _run(actor: Any, letter: Letter, args: list[Any], kwargs: dict[str, Any]) -> Any:

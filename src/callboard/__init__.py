@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StashFull,
         UnknownMethod,
     )
+    from .actors.hooks import Metrics, Tracing, install_hooks
     from .actors.inner import Watch
     from .actors.outcome import Outcome, outcome
     from .actors.policy import DownKind, Executed, MailboxPolicy, OnDown, Overflow, StopReason
@@ -87,6 +88,7 @@ __all__ = [
     "LinkFull",
     "MailboxFull",
     "MailboxPolicy",
+    "Metrics",
     "MissingExtra",
     "NatsSettings",
     "NetworkSettings",
@@ -105,6 +107,7 @@ __all__ = [
     "SupervisionError",
     "System",
     "TooLarge",
+    "Tracing",
     "TransportError",
     "UnknownMethod",
     "UnknownScheme",
@@ -112,6 +115,7 @@ __all__ = [
     "__version__",
     "blocking",
     "idempotent",
+    "install_hooks",
     "interleave",
     "outcome",
 ]
@@ -123,6 +127,7 @@ _HOMES = {
         " DeadlineExceeded DecodeError EncodeError MailboxFull Overloaded RemoteError StartFailed"
         " StashFull UnknownMethod"
     ),
+    "actors.hooks": "Metrics Tracing install_hooks",
     "actors.inner": "Watch",
     "actors.outcome": "Outcome outcome",
     "actors.policy": "DownKind Executed MailboxPolicy OnDown Overflow StopReason",
