@@ -6,8 +6,8 @@ import asyncio
 import selectors
 import sys
 import time
-from collections.abc import Awaitable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -56,6 +56,15 @@ class Clockwork:
         """Close the loop and give the modules their clock back."""
         self._patches.close()
         self.loop.close()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Within this block the loop counts as running, as it does where the runtime is called by a callback."""
+        asyncio._set_running_loop(self.loop)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
 
     def turns(self, count: int) -> None:
         """Run everything that is ready, ``count`` times."""

@@ -9,6 +9,7 @@ from callboard.actors.node import Node
 from callboard.actors.origin import Origin
 from callboard.actors.pending import INFINITE
 
+from .watching import Watchers
 from .world import STREAM_WINDOW, World
 
 
@@ -21,7 +22,7 @@ def check(world: World) -> None:
         raise world.breach
 
 
-def quiet(world: World) -> None:
+def quiet(world: World, watchers: Watchers) -> None:
     """Let everything settle; then what has left must be gone, and if nothing is open nothing may be left."""
     world.clock.settle()
     faulty = frozenset(process.name for process in world.living() if process.faulty)
@@ -32,28 +33,34 @@ def quiet(world: World) -> None:
     is_open = any(
         (message.sent and not message.over) or message.open_runs for message in reference.messages.values()
     )
-    if not (is_open or faulty or world.chores or world.unburied):
-        for text in left(world):
+    if not (unsure or world.chores):
+        for text in watchers.silent():
+            raise reference.breach(text)
+    if not (is_open or unsure or world.chores):
+        for text in [*left(world), *watchers.left()]:
             raise reference.breach(f"nothing is open, and something is left: {text}")
 
 
-def finish(world: World) -> None:
+def finish(world: World, watchers: Watchers) -> None:
     """Heal, let go, wait, and see that everything ends; then that everybody can still be asked; then close."""
     world.heal()
     world.gates.release_all()
     for name in list(world.unburied):
         world.bury(name)
-    quiet(world)
+    quiet(world, watchers)
     world.clock.advance(12)
     world.revive()
-    quiet(world)
+    quiet(world, watchers)
     _leave_for_ever(world)
-    quiet(world)
+    quiet(world, watchers)
     dropped = sum(process.node.dropped_tells for process in world.living())
     world.report(world.reference.finished, dropped)
     check(world)
-    _probe(world)
-    quiet(world)
+    _probe(world, watchers)
+    quiet(world, watchers)
+    while watchers.open():
+        watchers.cancel(0)
+    quiet(world, watchers)
     close(world)
     check(world)
     tasks = asyncio.all_tasks(world.clock.loop)
@@ -79,7 +86,7 @@ def close(world: World) -> None:
     world.clock.advance(5)
 
 
-def _probe(world: World) -> None:
+def _probe(world: World, watchers: Watchers) -> None:
     """Every actor that should be up answers everybody, more often than its window is wide."""
     for actor in world.reference.lives:
         life = world.reference.current(actor)
@@ -90,7 +97,7 @@ def _probe(world: World) -> None:
             for _ in range(life.limit + 1):
                 deadline_s = world.clock.now_s + 10
                 world.asks(world.message("ask", process.name, actor, "quick", deadline_s=deadline_s))
-                quiet(world)
+                quiet(world, watchers)
     for message in world.reference.messages.values():
         if not message.over and message.sent:
             raise world.reference.breach(f"{message}, in the end, has no outcome")

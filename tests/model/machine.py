@@ -5,6 +5,8 @@ Fewer rules reach deeper: what needs no fault is found sooner without.
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -12,6 +14,7 @@ from callboard.actors.policy import OnDown, Overflow
 
 from . import inspection
 from .reference import Life
+from .watching import Watchers
 from .world import SETTINGS, World
 
 NODES = ("north", "south", "west")
@@ -31,7 +34,7 @@ class Talk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.failed = False
+        self.watchers = Watchers(self.world)
 
     @initialize(
         overflow=st.sampled_from(list(Overflow)), limit=st.integers(1, 4), concurrency=st.sampled_from([1, 3])
@@ -97,6 +100,18 @@ class Talk(RuleBasedStateMachine):
     def leave(self, which: int) -> None:
         self.world.leave(which)
 
+    # -- watching
+
+    @rule(watcher=nodes, actor=instances)
+    def watch(self, watcher: str, actor: str) -> None:
+        if self._up(watcher):
+            self.watchers.watch(watcher, actor)
+
+    @precondition(lambda self: self.watchers.open())
+    @rule(which=which)
+    def unwatch(self, which: int) -> None:
+        self.watchers.cancel(which)
+
     # -- time
 
     @precondition(lambda self: self.world.gates.waiting)
@@ -107,29 +122,22 @@ class Talk(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def turns(self, count: int) -> None:
         self.world.clock.turns(count)
-        self._check(inspection.check)
+        inspection.check(self.world)
 
     @rule()
     def quiet(self) -> None:
-        self._check(inspection.quiet)
+        inspection.quiet(self.world, self.watchers)
 
     @rule(seconds=st.sampled_from([0.3, 1.0, 5.0, 30.0]))
     def wait(self, seconds: float) -> None:
         self.world.clock.advance(seconds)
-        self._check(inspection.quiet)
-
-    def _check(self, look) -> None:
-        try:
-            look(self.world)
-        except BaseException:
-            self.failed = True
-            raise
+        inspection.quiet(self.world, self.watchers)
 
     def teardown(self) -> None:
         world = self.world
         try:
-            if not self.failed and world.processes:
-                inspection.finish(world)
+            if world.processes and sys.exc_info()[0] is None:  # else a rule has failed, and that is the news
+                inspection.finish(world, self.watchers)
         finally:
             world.close()
 

@@ -20,6 +20,7 @@ from callboard.actors.peer import Peer
 from callboard.actors.policy import Executed
 from callboard.actors.producer import _Credit
 from callboard.actors.stream import Reader
+from callboard.actors.watches import Watches, Watching
 
 from .machine import Ends, Faults, Talk
 
@@ -187,3 +188,21 @@ def messages_of_one_tick_leave_in_reverse(original, self):
 @_instead(Node, "remove_location", Ends)
 def the_news_of_a_stop_is_lost(original, self, name, incarnation, reason):
     pass
+
+
+@_instead(Watches, "left_directory", Ends)
+def a_watcher_hears_nothing(original, self, location, fate):
+    pass
+
+
+@_instead(Watches, "forget")
+def a_watch_that_was_cancelled_stays(original, self, watching):
+    pass
+
+
+@_instead(Watching, "tell", Ends)
+def a_watcher_hears_twice(original, self, fate):
+    told = self._told
+    original(self, fate)
+    self._told = told
+    original(self, fate)

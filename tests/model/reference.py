@@ -113,6 +113,27 @@ class Life:
     """Per sender, the message that began last, of those that keep the order."""
 
 
+@dataclass(slots=True, eq=False)
+class Watched:
+    """One watch of one incarnation."""
+
+    node: str
+    watcher: str
+    actor: str
+    incarnation: int
+    """0 if the watcher knew of none that was up."""
+    told: str = ""
+    cancelled: bool = False
+
+    def __str__(self) -> str:
+        return f"watch of {self.actor} incarnation {self.incarnation} by {self.watcher}"
+
+    @property
+    def over(self) -> bool:
+        """True if nothing may be told any more."""
+        return bool(self.told) or self.cancelled
+
+
 class Reference:
     """All messages and all incarnations of one example."""
 
@@ -217,6 +238,27 @@ class Reference:
         if item != due:
             raise self.breach(f"{message} gave the item {item} when {due} was due")
         message.arrived += 1
+
+    def watches(self, watched: Watched) -> None:
+        """Somebody begins to watch."""
+        self.note(str(watched))
+
+    def told(self, watched: Watched, incarnation: int, kind: str) -> None:
+        """A watcher is told that an incarnation is down."""
+        self.note(f"{watched} hears: {kind}")
+        if watched.over:
+            raise self.breach(f"{watched} hears {kind} after {watched.told or 'it was cancelled'}")
+        watched.told = kind
+        if watched.incarnation and incarnation != watched.incarnation:
+            raise self.breach(f"{watched} hears of incarnation {incarnation}")
+        if watched.incarnation:
+            life = self.lives[watched.actor][watched.incarnation - 1]
+            if not life.ended and not self._troubled(life):
+                raise self.breach(f"{watched} hears {kind}, and it is up")
+
+    def is_down(self, watched: Watched) -> bool:
+        """True if a watcher must have heard, once everybody was told."""
+        return not watched.incarnation or bool(self.lives[watched.actor][watched.incarnation - 1].ended)
 
     def left(self, number: int) -> None:
         """The caller ended by its cancellation, or left its stream."""

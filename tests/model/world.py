@@ -283,8 +283,9 @@ class World:
         for client in process.clients():
             for attempt, _ in client._dialler._attempts.values():
                 attempt.cancel()
-        for link in process.links():
-            link.cut()
+        with self.clock.inside():
+            for link in process.links():
+                link.cut()
         for task in process.callers:
             task.cancel()
         self.chore(process.node.close(grace_s=0))
@@ -296,13 +297,15 @@ class World:
         """Tell everybody that a process is dead."""
         dead = self.unburied.pop(name)
         self.reference.note(f"everybody is told that {name} is dead")
-        for process in self.living():
-            process.node.node_down(dead.node.id, "it was killed")
+        with self.clock.inside():
+            for process in self.living():
+                process.node.node_down(dead.node.id, "it was killed")
 
     def cut(self, name: str) -> None:
         """Break every link that was dialled to a process."""
         self.reference.trouble(name, "its links are cut")
-        self.processes[name].server.cut()
+        with self.clock.inside():
+            self.processes[name].server.cut()
 
     def disturb(self, name: str, fault: str) -> None:
         """Links that were dialled to a process carry nothing, or nothing at once."""
