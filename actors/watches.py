@@ -180,8 +180,8 @@ class Watches:
 
     def left_directory(self, location: Location, fate: Fate) -> None:
         """The directory lost an entry. Of an actor of this process that is only the beginning of its end."""
-        if location.node != self._host.id:
-            self.gone(location, fate)
+        if location.node != self._host.id:  # news of a later one may come first, and means this one too
+            self.gone(location, fate._replace(incarnation=location.incarnation))
 
     def way_down(self, node: str, why: str, *, was_up: bool) -> None:
         """A link to a node went down, or could not be made."""

@@ -154,7 +154,7 @@ def _of_node(node: Node) -> Iterator[str]:
                     yield f"credit withheld for {inlet.cell}"
     for cell in node.cells.values():
         mailbox = cell.mailbox
-        if len(mailbox) or mailbox.bytes or cell.running or cell.drainers or cell.loose:
+        if len(mailbox) or mailbox.bytes or mailbox.lent or cell.running or cell.drainers:
             yield f"{cell}, {mailbox}"
         if cell.rooms or cell.reserved or cell.queued:
             yield f"{cell}: {len(cell.rooms)} wait for room, {cell.reserved} places are kept, {cell.queued}"

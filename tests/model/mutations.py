@@ -142,7 +142,7 @@ def what_never_ran_is_called_yes(original, self, letter, error):
     letter.origin.fail(letter, error, ran=True)
 
 
-@_instead(Cell, "deliver", Faults)
+@_instead(Cell, "deliver", Ends)
 def a_mailbox_has_no_bounds(original, self, letter):
     self.mailbox.limit = 1000
     original(self, letter)

@@ -347,7 +347,9 @@ class Reference:
     def quiet(self, *, faulty: frozenset[str]) -> None:
         """Nothing happens any more by itself: what has left must be gone. Ways to ``faulty`` homes carry nothing."""
         for message in self.messages.values():
-            message.settled = message.settled or bool(message.runs) or message.outcome not in ("", "accepted")
+            beside = any(not run.keeps_order for run in message.open_runs)  # has a place until it ends
+            begun = bool(message.runs) and not beside
+            message.settled = message.settled or begun or message.outcome not in ("", "accepted")
             if message.kind.startswith("tell") or not message.over or message.gone:
                 continue
             lives = self._lives(message.target)

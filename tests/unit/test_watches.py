@@ -67,6 +67,14 @@ async def test_a_watch_is_told_once_however_often_its_target_goes_down():
     watching.cancel()
 
 
+async def test_news_of_a_later_death_name_the_incarnation_that_was_watched():
+    host, heard = Host(), []
+    host.directory.add(at("a.0"))
+    host.watches.watch("a.0", heard.append)
+    host.directory.remove("a.0", 2, "it was stopped", DownKind.STOPPED)
+    assert heard == [Fate(1, DownKind.STOPPED, "it was stopped")]
+
+
 async def test_every_order_of_deaths_watches_and_cancels_tells_each_watch_at_most_once(clock):
     """And exactly once if it is not cancelled, however the incarnations and the news of them are mixed."""
     dice = random.Random(1)
