@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from callboard.actors.policy import OnDown, Overflow
 
 from . import inspection
+from .process import SETTINGS
 from .reference import Life
 from .watching import Watchers
-from .world import SETTINGS, World
+from .world import World
 
 NODES = ("north", "south", "west")
 HOMES = {"a.0": "north", "b.0": "south", "w.0": "north", "w.1": "south"}

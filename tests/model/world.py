@@ -15,112 +15,17 @@ from typing import Any
 from unittest.mock import patch
 
 from callboard.actors import outlet, producer, stream
-from callboard.actors.actor import Actor
 from callboard.actors.directory import Location
-from callboard.actors.node import Node
 from callboard.actors.policy import MailboxPolicy, OnDown, Overflow, StopReason
 from callboard.actors.ref import Ref
-from callboard.transports import memory
-from callboard.transports.errors import NoRoute
-from callboard.transports.settings import NetworkSettings
 
 from .clockwork import Clockwork
+from .process import Process
 from .reference import Breach, Life, Message, Reference, Run
 from .subjects import CLASSES, Gates
 
 STREAM_WINDOW = 4
 """Items that a reader grants: so few that producers wait."""
-
-SETTINGS = NetworkSettings(request_plane="memory", channel_buffer=3, idle_close_s=20.0)
-
-
-class Process:
-    """One process: a node, and the callers that live in it. It is the witness of its actors, until it is dead."""
-
-    def __init__(self, world: World, name: str, incarnation: int) -> None:
-        self.world = world
-        self.name = name
-        self.node = Node(name=name, incarnation=incarnation, settings=SETTINGS)
-        self.node.on_actor_failed = self._failed
-        self.alive = True
-        self.gates = world.gates
-        self.callers: dict[asyncio.Task[None], Message] = {}
-        """Open asks, streams and waiting tells, in the order they were made."""
-
-    def __repr__(self) -> str:
-        return f"<Process {self.name} {self.node}>"
-
-    @property
-    def server(self) -> memory.MemoryServer:
-        """Its server, which has the faults of all links that others dialled to it."""
-        server = self.node._network._server
-        assert isinstance(server, memory.MemoryServer)
-        return server
-
-    def clients(self) -> list[Any]:
-        """What it dials with."""
-        return list(self.node._network._clients.values())
-
-    def links(self) -> list[memory.MemoryLink]:
-        """Its end of every link."""
-        sides = [self.server.side, *(client.side for client in self.clients())]
-        return [link for side in sides for link in side.links]
-
-    @property
-    def faulty(self) -> bool:
-        """True while something on the links to it does not arrive at once, or somebody still dials into silence."""
-        faults, dialled = self.server.faults, self.server.address
-        return bool(
-            faults.blackhole
-            or faults.stalled
-            or faults.delay_s
-            or any(link._queue or link.far._queue for link in self.server.side.links)
-            or any(
-                dialled in client._dialler._attempts
-                for other in self.world.living()
-                for client in other.clients()
-            )
-        )
-
-    def began(self, number: int, actor: Actor, *, keeps_order: bool) -> Run:
-        """See `Witness`."""
-        where = actor.context
-        run = Run(where.name, where.incarnation, keeps_order)
-        if self.alive:
-            self.world.report(self.world.reference.began, number, run)
-        return run
-
-    def ends(self, number: int, run: Run, how: str) -> None:
-        """See `Witness`."""
-        if self.alive:
-            self.world.report(self.world.reference.ends, number, run, how)
-
-    async def nested(self, ref: Ref[Any], number: int, path: list[Ref[Any]]) -> None:
-        """See `Witness`."""
-        if not self.alive:
-            raise asyncio.CancelledError
-        outer = self.world.reference.messages[number]
-        run = outer.runs[-1]
-        chain = outer.chain
-        (life,) = (x for x in self.world.reference.lives[run.actor] if x.incarnation == run.incarnation)
-        if life.concurrency == 1:
-            chain = (*chain, run.actor)
-        message = self.world.message(
-            "ask", self.name, ref.name, "via" if path else "gated",
-            deadline_s=min(outer.deadline_s, self.world.clock.now_s + SETTINGS.request_timeout_s), chain=chain,
-            nested=True,
-        )  # fmt: skip
-        arguments = (path,) if path else ()
-        try:
-            await self.world.ask(self, message, self.node.ref(ref.name), arguments)
-        except asyncio.CancelledError:
-            message.cancelled = True  # with the handler that waits for it
-            self.world.report(self.world.reference.left, message.number)
-            raise
-
-    def _failed(self, name: str, incarnation: int, error: BaseException) -> None:
-        if self.alive:
-            self.world.down(name, incarnation, f"it failed: {error}")
 
 
 class World:
@@ -266,7 +171,6 @@ class World:
     def kill(self, name: str, *, told: bool) -> None:
         """A process dies without a word. Others see their links break, and are told if ``told``."""
         process = self.processes[name]
-        process.alive = False
         self.graveyard.append(process)
         for message in self.reference.messages.values():
             if message.sender == name and not (message.over and message.outcome != "accepted"):
@@ -278,16 +182,8 @@ class World:
             for life in lives:
                 if life.home == name:
                     self.report(self.reference.ended, life, f"{name} was killed")
-        memory._servers.pop(process.server.address, None)
-        process.node._network.connect = _dead  # type: ignore[method-assign]
-        for client in process.clients():
-            for attempt, _ in client._dialler._attempts.values():
-                attempt.cancel()
         with self.clock.inside():
-            for link in process.links():
-                link.cut()
-        for task in process.callers:
-            task.cancel()
+            process.die()
         self.chore(process.node.close(grace_s=0))
         self.unburied[name] = process
         if told:
@@ -449,7 +345,3 @@ class World:
         message.cancelled = True
         self.reference.note(f"the caller of {message.number} leaves")
         task.cancel()
-
-
-async def _dead(address: str, *, node: str | None = None) -> Any:
-    raise NoRoute(address, "the process that dials is dead")
