@@ -44,7 +44,7 @@ def draw(results: Results, directory: Path, kind: str = "svg") -> list[Path]:
     import matplotlib
 
     # The same lines shall give the same file, and text shall stay text.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "callboard", "font.size": 9, "axes.grid": True}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "callboard", "font.size": 9, "axes.grid": True}
     directory.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(settings | {"grid.alpha": 0.3}):
         pictures = {"throughput": _throughput(results), "latency": _latency(results)}
@@ -64,7 +64,8 @@ def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
 
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.subplots()
-    strong_before_pale = matplotlib.colormaps["tab20"].colors
+    palette: Any = matplotlib.colormaps["tab20"]
+    strong_before_pale = palette.colors
     axes.set_prop_cycle(color=strong_before_pale[::2] + strong_before_pale[1::2])
     axes.set_title(title)
     axes.set_xlabel(across)
