@@ -1,7 +1,7 @@
 """What an actor class understands: its methods, how each is run, and what arguments it takes.
 
 Read once per class. Arguments from other processes are checked against the annotations before a handler
-runs: exact simple types by a set lookup, everything else by msgspec, which also turns plain data into the
+runs: exact simple types by a set lookup, everything else by msgspec (`fitting`), which also turns plain data into the
 dataclass, Struct or pydantic model that is annotated (so that JSON callers can reach typed methods).
 """
 
@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
 import typing
 from collections.abc import Callable
 from enum import Enum
 from functools import cache
 from typing import Any
 
-import msgspec
-
 from callboard.transports.errors import did_you_mean
 
 from .errors import BadArguments
+from .fitting import Fit, Test, accepted, fit_of, test_of
 
 HOOKS = frozenset({"on_start", "on_ready", "on_down", "on_drain", "on_stop"})
 
@@ -49,32 +47,73 @@ class Method:
     parameters: tuple[str, ...] = ()
     annotations: tuple[Any, ...] = ()
     accepts: tuple[frozenset[type] | None, ...] = ()
-    """Exact types that need no further look, per positional parameter; None: anything goes."""
+    """Exact types that need no further look, per parameter; None: anything goes."""
+    tests: tuple[Test, ...] = ()
+    """What else needs no further look, per parameter."""
+    fits: list[Fit | None] = dataclasses.field(default_factory=list)
+    """How all other values are fitted, per parameter; None: not read yet."""
     only: frozenset[type] = frozenset()
     """If it can be called with one argument, the exact types of it that need no further look."""
+    most: int = 0
+    """Parameters that can be given by position."""
     required: int = 0
+    """Those of them without a default."""
+    places: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Where in ``parameters`` those are that can be given by name."""
+    needed: tuple[tuple[str, int], ...] = ()
+    """Names and places of all parameters without a default."""
     special: bool = False
     """Not simply called or awaited: it streams, or it blocks."""
     waits: bool = False
     """A coroutine function."""
     plain_call: bool = True
-    """Positional-or-keyword parameters only, so that counting is enough."""
+    """Can be called by position, and counting is enough to say how."""
+    variadic: bool = False
 
     def bind(self, args: list[Any], kwargs: dict[str, Any] | None) -> list[Any]:
-        """Check the arguments and return the positional ones; raises `BadArguments`."""
+        """Check the arguments and return the positional ones; raises `BadArguments`.
+
+        What is left in ``kwargs`` has to be given by name; both may be changed.
+        """
+        if kwargs:
+            return self._bind_named(args, kwargs)
         accepts = self.accepts
-        if kwargs is None and self.plain_call and self.required <= len(args) <= len(accepts):
+        if self.plain_call and self.required <= len(args) <= self.most:
             if len(args) == 1:  # what most methods take, without a loop
                 accepted = accepts[0]
-                if accepted is None or type(args[0]) in accepted:
+                if accepted is None or type(args[0]) in accepted or self.tests[0](args[0]):
                     return args
             else:
-                for value, accepted in zip(args, accepts, strict=False):
-                    if accepted is not None and type(value) not in accepted:
+                for value, accepted, test in zip(args, accepts, self.tests, strict=False):
+                    if accepted is not None and type(value) not in accepted and not test(value):
                         break
                 else:
                     return args
-        return self._bind_slowly(args, kwargs or {})
+            return self._fit_all(args)
+        return self._bind_slowly(args, {} if kwargs is None else kwargs)
+
+    def _bind_named(self, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
+        """Put in place what is given by name, unless something is wrong: only `_bind_slowly` says what."""
+        count, places = len(args), self.places
+        if self.variadic or count > self.most:
+            return self._bind_slowly(args, kwargs)
+        for name in kwargs:
+            if places.get(name, -1) < count:  # unknown, positional only, or given twice
+                return self._bind_slowly(args, kwargs)
+        for name, place in self.needed:
+            if place >= count and name not in kwargs:
+                return self._bind_slowly(args, kwargs)
+        for name in self.parameters[count : self.most]:
+            if name not in kwargs:
+                break
+            args.append(kwargs.pop(name))
+        args = self._fit_all(args)
+        if kwargs:
+            for place in range(len(args), len(self.parameters)):
+                name = self.parameters[place]
+                if name in kwargs:
+                    kwargs[name] = self._fit(place, kwargs[name])
+        return args
 
     def _bind_slowly(self, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
         try:
@@ -83,21 +122,31 @@ class Method:
             names = [name for name in kwargs if name not in self.signature.parameters]
             hint = did_you_mean(names[0], self.parameters) if names else ""
             raise BadArguments(f"{self.name}{self._shape()} was called wrongly: {error}{hint}") from None
-        by_name = dict(zip(self.parameters, self.annotations, strict=True))
-        for name, value in bound.arguments.items():
-            annotation = by_name.get(name, Any)
-            if annotation is not Any and self.signature.parameters[name].kind not in _VARIADIC:
-                bound.arguments[name] = self._fit(name, value, annotation)
+        for place, name in enumerate(self.parameters):
+            if name in bound.arguments and self.signature.parameters[name].kind not in _VARIADIC:
+                bound.arguments[name] = self._fit(place, bound.arguments[name])
         kwargs.clear()
         kwargs.update(bound.kwargs)
         return list(bound.args)
 
-    def _fit(self, name: str, value: Any, annotation: Any) -> Any:
+    def _fit_all(self, args: list[Any]) -> list[Any]:
+        for place, value in enumerate(args):
+            accepted = self.accepts[place]
+            if accepted is not None and type(value) not in accepted and not self.tests[place](value):
+                args[place] = self._fit(place, value)
+        return args
+
+    def _fit(self, place: int, value: Any) -> Any:
+        """Return ``value`` as the parameter at ``place`` takes it."""
         try:
-            return fit(value, annotation)
+            fit = self.fits[place]
+            if fit is None:
+                fit = self.fits[place] = fit_of(self.annotations[place])
+            return fit(value)
         except Exception as error:  # of a validator, too
+            name, wanted = self.parameters[place], _spell(self.annotations[place])
             raise BadArguments(
-                f"{self.name}{self._shape()} takes {_spell(annotation)} as {name!r}, got {_shorten(value)}: {error}"
+                f"{self.name}{self._shape()} takes {wanted} as {name!r}, got {_shorten(value)}: {error}"
             ) from None
 
     def _shape(self) -> str:
@@ -105,153 +154,6 @@ class Method:
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_EXACT: dict[Any, frozenset[type] | None] = {
-    Any: None,
-    object: None,
-    str: frozenset({str}),
-    int: frozenset({int}),
-    float: frozenset({float, int}),
-    bool: frozenset({bool}),
-    bytes: frozenset({bytes}),
-    list: frozenset({list}),
-    dict: frozenset({dict}),
-    tuple: frozenset({tuple}),
-    set: frozenset({set}),
-    None: frozenset({type(None)}),
-    type(None): frozenset({type(None)}),
-}
-
-
-def fit(value: Any, annotation: Any) -> Any:
-    """Return ``value`` as ``annotation`` takes it; raises TypeError or ValueError with the reason.
-
-    What fits is returned as it is, never a copy; plain data becomes the class that is annotated. An annotation that
-    means nothing at run time (``Self``, a name that cannot be resolved) accepts everything.
-    """
-    exact = _exact(annotation)
-    if annotation is Any or annotation is object or (exact is not None and type(value) in exact):
-        return value
-    if _is_union(annotation):
-        return _fit_one(value, annotation)
-    origin = typing.get_origin(annotation) or annotation
-    if origin is typing.Annotated:
-        return fit(value, typing.get_args(annotation)[0])
-    if isinstance(origin, type) and not _understood(origin):
-        return _of_class(value, origin)
-    if hasattr(origin, "model_validate"):
-        return value if isinstance(value, origin) else origin.model_validate(value)
-    if isinstance(annotation, type) and not _is_typed_dict(annotation) and isinstance(value, annotation):
-        return value
-    try:
-        converted = msgspec.convert(value, annotation, dec_hook=_foreign)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
-    except TypeError:  # msgspec's word for an annotation that it cannot check
-        return value
-    return value if isinstance(origin, type) and _is_copy(converted, value, origin) else converted
-
-
-def _fit_one(value: Any, union: Any) -> Any:
-    """Fit the first member that takes ``value`` as it is, else the first that takes it at all."""
-    found, reasons = [], []
-    for member in typing.get_args(union):
-        try:
-            fitted = fit(value, member)
-        except (TypeError, ValueError) as error:
-            reasons += [error] if member is not type(None) else []
-            continue
-        if fitted is value:
-            return value
-        found.append(fitted)
-    if found:
-        return found[0]
-    if len(reasons) == 1:
-        raise reasons[0]
-    raise TypeError(f"a {type(value).__name__} is none of them")
-
-
-def _of_class(value: Any, kind: Any) -> Any:
-    if getattr(kind, "_is_protocol", False) or isinstance(value, kind):
-        return value
-    raise TypeError(f"a {type(value).__name__} is not a {getattr(kind, '__name__', kind)}")
-
-
-def _foreign(kind: Any, value: Any) -> Any:
-    """What msgspec calls for a class that it does not know."""
-    origin = typing.get_origin(kind) or kind  # Ref[Worker] is checked as Ref
-    if hasattr(origin, "model_validate") and not isinstance(value, origin):
-        return origin.model_validate(value)
-    return _of_class(value, origin)
-
-
-def _is_copy(converted: Any, value: Any, origin: type) -> bool:
-    """True if conversion has only made a new container around the same objects."""
-    if not isinstance(converted, _CONTAINERS) or _is_typed_dict(origin) or not isinstance(value, origin):
-        return False
-    return _content(converted) == _content(value)
-
-
-def _content(container: Any) -> tuple[Any, ...]:
-    if isinstance(container, dict):
-        return (*map(id, container), *map(id, container.values()))
-    if isinstance(container, set | frozenset):
-        return tuple(sorted(map(id, container)))
-    return tuple(map(id, container))
-
-
-_CONTAINERS = (list, tuple, dict, set, frozenset)
-
-
-def _is_typed_dict(annotation: Any) -> bool:
-    return hasattr(annotation, "__required_keys__")
-
-
-def _understood(origin: type) -> bool:
-    """True if msgspec (or pydantic) can check this class structurally."""
-    return (
-        origin.__module__ in {"builtins", "datetime", "decimal", "uuid", "collections", "collections.abc"}
-        or issubclass(origin, msgspec.Struct | Enum)
-        or dataclasses.is_dataclass(origin)
-        or hasattr(origin, "model_validate")
-        or _is_typed_dict(origin)
-        or (issubclass(origin, tuple) and hasattr(origin, "_fields"))
-    )
-
-
-def _exact(annotation: Any) -> frozenset[type] | None:
-    try:
-        return _EXACT.get(annotation, frozenset())
-    except TypeError:
-        return frozenset()
-
-
-def _accepted(annotation: Any) -> frozenset[type] | None:
-    """The exact types that ``annotation`` accepts without a further look, or None for everything."""
-    members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    accepted: frozenset[type] = frozenset()
-    for member in members:
-        origin = typing.get_origin(member)
-        free = origin in (list, dict) and all(
-            arg in (Any, object, str) for arg in typing.get_args(member)[-1:]
-        )
-        exact = frozenset({origin}) if free and typing.get_args(member)[-1] is not str else _exact(member)
-        if exact is None:
-            return None
-        if not exact and isinstance(origin or member, type) and not _is_union(member):
-            kind = origin or member
-            exact = frozenset({kind}) if not _understood(kind) or _is_record(kind) else exact
-        accepted |= exact
-    return accepted
-
-
-def _is_record(kind: type) -> bool:
-    return (
-        dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct) or hasattr(kind, "model_validate")
-    )
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _spell(annotation: Any) -> str:
@@ -284,10 +186,15 @@ def _read(name: str, function: Callable[..., Any]) -> Method:
         hints = typing.get_type_hints(function)
     except Exception:  # an annotation that cannot be resolved here: the method is called unchecked
         hints = {}
-    positional = [p for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    accepts = tuple(_accepted(hints.get(p.name, Any)) for p in positional)
-    required = sum(p.default is p.empty for p in positional)
-    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD or p.kind is p.POSITIONAL_ONLY for p in own)
+    annotations = tuple(hints.get(p.name, Any) for p in own)
+    accepts = tuple(map(accepted, annotations))
+    most = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own)
+    needed = tuple(
+        (p.name, place) for place, p in enumerate(own) if p.default is p.empty and p.kind not in _VARIADIC
+    )
+    required = sum(place < most for _, place in needed)
+    variadic = any(p.kind in _VARIADIC for p in own)
+    plain = not variadic and required == len(needed)
     run = _run_of(function)
     return Method(
         name=name,
@@ -299,11 +206,17 @@ def _read(name: str, function: Callable[..., Any]) -> Method:
         idempotent=getattr(function, "__callboard_idempotent__", False),
         signature=signature,
         parameters=tuple(p.name for p in own),
-        annotations=tuple(hints.get(p.name, Any) for p in own),
+        annotations=annotations,
         accepts=accepts,
-        only=(accepts[0] or frozenset()) if plain and accepts and required <= 1 else frozenset(),
+        tests=tuple(map(test_of, annotations)),
+        fits=[None] * len(own),
+        only=(accepts[0] or frozenset()) if plain and most and required <= 1 else frozenset(),
+        most=most,
         required=required,
+        places={p.name: place for place, p in enumerate(own) if p.kind is not p.POSITIONAL_ONLY},
+        needed=needed,
         plain_call=plain,
+        variadic=variadic,
         special=run in (Run.STREAM, Run.PLAIN_STREAM) or getattr(function, "__callboard_blocking__", False),
         waits=run is Run.COROUTINE,
     )

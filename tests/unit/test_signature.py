@@ -18,8 +18,9 @@ import pytest
 
 from callboard.actors.actor import Actor, blocking, idempotent, interleave
 from callboard.actors.errors import BadArguments
+from callboard.actors.fitting import fit
 from callboard.actors.ref import Ref
-from callboard.actors.signature import Run, fit, methods_of, unknown_method
+from callboard.actors.signature import Run, methods_of, unknown_method
 
 T = TypeVar("T")
 Count = NewType("Count", int)
