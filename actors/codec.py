@@ -1,10 +1,8 @@
 """Values to bytes and back, so that what arrives equals what was sent.
 
 MessagePack alone would turn a tuple into a list, a dataclass into a dict, an enum into its value, without a
-word. So only plain data (`is_plain`) is encoded as it is; anything else is rewritten with MessagePack extension types
-that `Codec.decode` turns back, and what has no such form is an `EncodeError` that names its path. To look at every
-value in Python costs more than to encode it. ormsgpack looks while it encodes: it raises for whatever is not plain, but
-takes a bytearray or memoryview for bytes, so what may hold bytes is looked at all the same.
+word. So only plain data (`plain`) is encoded as it is; anything else is rewritten with MessagePack extension types
+that `Codec.decode` turns back, and what has no such form is an `EncodeError` that names its path.
 
 Classes travel by name and are only ever looked up among the modules that the receiver has already imported: decoding
 never imports what a peer names, and never runs a pickle.
@@ -19,62 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from ormsgpack import (
-    OPT_PASSTHROUGH_DATACLASS,
-    OPT_PASSTHROUGH_DATETIME,
-    OPT_PASSTHROUGH_ENUM,
-    OPT_PASSTHROUGH_SUBCLASS,
-    OPT_PASSTHROUGH_TUPLE,
-    OPT_PASSTHROUGH_UUID,
-    packb,
-)
+from ormsgpack import packb
 
 from .envelope import MALFORMED, Answer
 from .errors import DecodeError, EncodeError
 from .extension import Extensions, OutOfBand
-
-OUT_OF_BAND_BYTES = 64 * 1024
-LONG = 32
-"""Lists longer than this (numbers, mostly) are looked at without a loop in Python first."""
-
-_ONLY_PLAIN = (
-    OPT_PASSTHROUGH_DATACLASS
-    | OPT_PASSTHROUGH_DATETIME
-    | OPT_PASSTHROUGH_ENUM
-    | OPT_PASSTHROUGH_SUBCLASS
-    | OPT_PASSTHROUGH_TUPLE
-    | OPT_PASSTHROUGH_UUID
-)
-_BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
-"""Each of them begins bytes. Where none occurs, there are none; else it may as well be a part of a number or a text."""
-
-_SCALARS = frozenset({str, int, float, bool, type(None)})
-_KEYS = _SCALARS | {bytes}
-_BUFFERS = frozenset({bytes, bytearray, memoryview})
-
-
-def is_plain(value: Any) -> bool:
-    """True if MessagePack carries ``value`` without changing it (integers beyond 64 bits raise later).
-
-    >>> is_plain({"a": [1, 2.5, None]}), is_plain({"a": (1, 2)})
-    (True, False)
-    """
-    kind = type(value)
-    if kind is dict:
-        for key, inner in value.items():
-            if type(key) is not str and type(key) not in _KEYS:
-                return False
-            if type(inner) not in _SCALARS and not is_plain(inner):
-                return False
-        return True
-    if kind is list:
-        if len(value) > LONG and _SCALARS.issuperset(set(map(type, value))):
-            return True
-        for inner in value:
-            if type(inner) not in _SCALARS and not is_plain(inner):
-                return False
-        return True
-    return kind in _SCALARS or (kind is bytes and len(value) < OUT_OF_BAND_BYTES)
+from .plain import BIN8, BIN16, BIN32, ONLY_PLAIN, OUT_OF_BAND_BYTES, PLAIN_TYPES, is_plain
 
 
 class Encoded:
@@ -92,7 +40,7 @@ class Codec:
     ``ref_class`` and its two functions let references travel inside values; this module knows no actor.
     """
 
-    __slots__ = ("_answers", "_decode", "_extensions", "decode_body", "pack")
+    __slots__ = ("_answers", "_decode", "_extensions", "_never_packed", "decode_body", "pack")
 
     def __init__(
         self,
@@ -104,6 +52,7 @@ class Codec:
     ) -> None:
         self._extensions = Extensions(ref_class, ref_to_wire, ref_from_wire, OUT_OF_BAND_BYTES)
         self._extensions.plain_objects = plain_objects
+        self._never_packed = self._extensions.never_packed
         self.pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
         """Encodes what is plain already: envelopes, whose bodies are `msgspec.Raw`, and control messages."""
         self._decode = msgspec.msgpack.Decoder(ext_hook=self._extensions.build).decode
@@ -118,20 +67,24 @@ class Codec:
         ``what`` names the value in errors. Raises `EncodeError`.
         """
         # A large first argument of bytes is not to be copied only to find out that it leaves the message.
-        if type(value) not in _BUFFERS and not (type(value) is list and value and type(value[0]) in _BUFFERS):
-            try:
-                body = packb(value, None, _ONLY_PLAIN)
-            except TypeError:
-                return self._encode(value, what)
-            if _BIN8 not in body and _BIN16 not in body and _BIN32 not in body:
-                return body, None
-        return self._encode(value, what)
+        never = self._never_packed
+        if type(value) in never or (type(value) is list and value and type(value[0]) in never):
+            return self._encode(value, what)
+        try:
+            body = packb(value, None, ONLY_PLAIN)
+        except TypeError:
+            if type(value) is list and not PLAIN_TYPES.issuperset(map(type, value)):
+                return self._rewrite(value, what)
+            return self._encode(value, what)
+        if BIN8 not in body and BIN16 not in body and BIN32 not in body:
+            return body, None
+        return self._encode(value, what, body)
 
-    def _encode(self, value: Any, what: str) -> tuple[bytes, list[Any] | None]:
-        """Encode what may be plain, or not."""
+    def _encode(self, value: Any, what: str, body: bytes | None = None) -> tuple[bytes, list[Any] | None]:
+        """Encode what may be plain, or not; ``body`` is what it is if it is plain."""
         try:
             if is_plain(value):
-                return self.pack(value), None
+                return body or self.pack(value), None
         except (OverflowError, UnicodeEncodeError):  # only the walk finds the integer, or the text
             pass
         except RecursionError:

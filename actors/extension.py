@@ -31,6 +31,8 @@ from callboard.transports.fresh import bytes_of
 
 from .errors import DecodeError, EncodeError
 from .objects import Path, class_name, put_together, spell, take_apart
+from .plain import SCALARS, pack_plain
+from .record import Record, record_of
 
 TUPLE, SET, FROZENSET, BIGINT, OBJECT, BUFFER, REF, TEXT, PAIRS = range(1, 10)
 
@@ -39,9 +41,17 @@ MOST_OF_ONE_HASH = 256
 LONGEST_DTYPE, MOST_DIMENSIONS = 64, 64
 """Of numpy: characters of what describes an array, and its dimensions."""
 
+DEEPEST_TRY = 8
+"""Containers around a value that is packed because it may be plain: each of them was tried, and took it in, in vain."""
+
+_CODES = {list: 0, tuple: TUPLE, set: SET, frozenset: FROZENSET}
+_TEXT = frozenset({str})
+_NO_BYTES = SCALARS | {list, dict}
 _INT64 = range(-(2**63), 2**64)
 _encode = msgspec.msgpack.Encoder().encode
 Ext = msgspec.msgpack.Ext
+Raw = msgspec.Raw
+_Unset = type(msgspec.UNSET)
 
 _TEXT_FORMS: dict[type, tuple[str, Callable[[Any], str]]] = {
     datetime.datetime: ("datetime", datetime.datetime.isoformat),
@@ -64,12 +74,14 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
 
 
 class OutOfBand:
-    """The buffers that leave a message, in the order of their numbers."""
+    """The buffers that leave a message, in the order of their numbers, and where in it the walk is."""
 
-    __slots__ = ("frames",)
+    __slots__ = ("depth", "frames")
 
     def __init__(self) -> None:
         self.frames: list[Any] = []
+        self.depth = 0
+        """Containers around the place."""
 
     def add(self, buffer: Any) -> int:
         """Take ``buffer`` and return its number."""
@@ -91,6 +103,9 @@ class Extensions:
         self._threshold = out_of_band_bytes
         self.decode: Callable[[Any], Any] = msgspec.msgpack.decode
         self.buffers: list[bytes | memoryview | None] = []
+        self._records: dict[type, Record] = {}
+        self.never_packed: set[type] = {bytes, bytearray, memoryview, tuple, set, frozenset, *_TEXT_FORMS}
+        """Types of which is known that to pack them as plain data fails, or copies them in vain."""
         self.plain_objects = False
         """Leave objects as the fields that came, for who has none of the classes: the command line."""
 
@@ -107,13 +122,21 @@ class Extensions:
             if value in _INT64:
                 return value
             return Ext(BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-        if kind is list:
-            return [self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]
+        code = _CODES.get(kind)
+        if code is not None:
+            if code or out.depth:  # else the codec has tried
+                body = self._pack(list(value) if code else value, set(map(type, value)), out)
+                if body is not None:
+                    return Ext(code, body) if code else Raw(body)
+            out.depth += 1
+            items = [self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]
+            out.depth -= 1
+            return Ext(code, _encode(items)) if code else items
+        record = self._records.get(kind)
+        if record is not None:
+            return self._rewrite_record(value, record, path, out)
         if kind is dict:
             return self._rewrite_dict(value, path, out)
-        if kind is tuple or kind is set or kind is frozenset:
-            code = TUPLE if kind is tuple else SET if kind is set else FROZENSET
-            return Ext(code, _encode([self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]))
         if kind is bytes or kind is bytearray or kind is memoryview:
             return self._rewrite_bytes(value, kind.__name__, path, out)
         if kind in _TEXT_FORMS:
@@ -127,6 +150,14 @@ class Extensions:
             return Ext(REF, _encode(self._ref_to_wire(value)))
         return self._rewrite_object(value, kind, path, out)
 
+    def _pack(self, value: Any, kinds: set[type], out: OutOfBand) -> bytes | None:
+        """Return ``value``, in which are values of these ``kinds``, as MessagePack if it is plain, else None."""
+        if kinds <= SCALARS:
+            return pack_plain(value, may_hold_bytes=False)
+        if kinds <= _NO_BYTES and out.depth <= DEEPEST_TRY:
+            return pack_plain(value)
+        return None
+
     def _check_text(self, value: str, path: Path) -> str:
         try:
             value.encode()
@@ -135,19 +166,30 @@ class Extensions:
         return value
 
     def _rewrite_dict(self, value: dict[Any, Any], path: Path, out: OutOfBand) -> Any:
-        if all(
-            type(key) in (str, bool, float) or key is None or (type(key) is int and key in _INT64)
-            for key in value
-        ):
-            return {
-                self.rewrite(k, (path, "key", k), out): self.rewrite(v, (path, "[]", k), out)
+        if out.depth:
+            body = self._pack(value, set(map(type, value.values())), out)
+            if body is not None:
+                return Raw(body)
+        out.depth += 1
+        if set(map(type, value)) <= _TEXT:
+            result = {
+                k if k.isascii() else self._check_text(k, (path, "key", k)): self.rewrite(
+                    v, (path, "[]", k), out
+                )
                 for k, v in value.items()
             }
+            out.depth -= 1
+            return result
         pairs = [
             [self.rewrite(k, (path, "key", k), out), self.rewrite(v, (path, "[]", k), out)]
             for k, v in value.items()
         ]
-        return Ext(PAIRS, _encode(pairs))
+        out.depth -= 1
+        plain = all(
+            type(key) in (str, bool, float) or key is None or (type(key) is int and key in _INT64)
+            for key in value
+        )
+        return dict(pairs) if plain else Ext(PAIRS, _encode(pairs))
 
     def _rewrite_bytes(self, value: Any, kind: str, path: Path, out: OutOfBand) -> Any:
         size = value.nbytes if isinstance(value, memoryview) else len(value)
@@ -178,13 +220,41 @@ class Extensions:
             name = class_name(kind)
         except LookupError as error:
             raise EncodeError(spell(path), str(error.args[0])) from None
+        if kind not in self._records and (record := record_of(value, parts.form, name)) is not None:
+            self._records[kind] = record
+            self.never_packed.add(kind)
         wire = [self._rewrite_part(part, path, out) for part in (parts.fields, *parts.further)]
         return Ext(OBJECT, _encode([parts.form, name, *wire]))
+
+    def _rewrite_record(self, value: Any, record: Record, path: Path, out: OutOfBand) -> Any:
+        """Rewrite an object of a known class; what is unusual about it `_rewrite_object` does, or refuses."""
+        form, name, names = record.form, record.name, record.names
+        if form == "enum":
+            body = pack_plain([form, name, value._name_], may_hold_bytes=False)
+            return self._rewrite_object(value, type(value), path, out) if body is None else Ext(OBJECT, body)
+        try:
+            fields: dict[str, Any] | None = value.__dict__ if record.simple else None
+            if fields is None or tuple(fields) != names:
+                fields = dict(zip(names, record.values(value), strict=True))
+                if record.has_dict and not value.__dict__.keys() <= fields.keys():
+                    return self._rewrite_object(value, type(value), path, out)
+        except Exception:  # of the code of its class, which runs again to be told
+            return self._rewrite_object(value, type(value), path, out)
+        kinds = set(map(type, fields.values()))
+        body = self._pack([form, name, fields], kinds, out)
+        if body is None:
+            if _Unset in kinds:
+                return self._rewrite_object(value, type(value), path, out)
+            body = _encode([form, name, self._rewrite_part(fields, path, out)])
+        return Ext(OBJECT, body)
 
     def _rewrite_part(self, part: Any, path: Path, out: OutOfBand) -> Any:
         if type(part) is not dict:
             return self.rewrite(part, path, out)
-        return {name: self.rewrite(v, (path, ".", name), out) for name, v in part.items()}
+        out.depth += 1
+        result = {name: self.rewrite(v, (path, ".", name), out) for name, v in part.items()}
+        out.depth -= 1
+        return result
 
     def _rewrite_numpy(self, value: Any, path: Path, out: OutOfBand) -> Any:
         numpy = sys.modules["numpy"]

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .errors import DecodeError, EncodeError
+from .record import is_simple
 
 
 class Parts(NamedTuple):
@@ -152,11 +153,39 @@ def _beside(value: Any, fields: dict[str, Any]) -> tuple[Any, ...]:
 def put_together(content: list[Any]) -> Any:
     """Build what `take_apart` took apart; raises `DecodeError`, and anything where the parts do not fit."""
     form, name, fields, *further = content
+    known = _KNOWN.get(name)
+    if known is not None and known.form == form and known.is_there():
+        return known.build(known.cls, fields, further)
     cls = find_class(name)
     fits, build = _FORMS[form]
     if not fits(cls):
         raise DecodeError(f"{name} is not a {form} in this process")
+    if name == f"{cls.__module__}:{cls.__qualname__}":  # a peer could make any number of other names
+        _KNOWN[name] = Known(form, name, cls, build)
     return build(cls, fields, further)
+
+
+class Known:
+    """A class that was found under its name, and fits the form."""
+
+    __slots__ = ("_first", "_module", "_rest", "build", "cls", "form")
+
+    def __init__(self, form: str, name: str, cls: type, build: Build) -> None:
+        self.form, self.cls, self.build = form, cls, build
+        self._module, _, path = name.partition(":")
+        self._first, *self._rest = path.split(".")
+
+    def is_there(self) -> bool:
+        """True if the name still means this class: its module may have been loaded again, or taken out."""
+        found = getattr(sys.modules.get(self._module), "__dict__", _NOTHING).get(self._first)
+        for part in self._rest:
+            found = getattr(found, "__dict__", _NOTHING).get(part)
+        return found is self.cls
+
+
+Build = Callable[[Any, Any, list[Any]], Any]
+_NOTHING: dict[str, Any] = {}
+_KNOWN: dict[str, Known] = {}
 
 
 def _build_enum(cls: Any, name: str, further: list[Any]) -> Any:
@@ -169,11 +198,14 @@ def _build_flag(cls: Any, number: int, further: list[Any]) -> Any:
 
 def _build_struct(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:
     result = cls(**fields)
-    _set(result, further)
+    if further:
+        _set(result, further)
     return result
 
 
 def _build_named_tuple(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:
+    if tuple(fields) == cls._fields:
+        return tuple.__new__(cls, fields.values())
     _know_all(cls, fields, cls._fields)
     defaults = getattr(cls, "_field_defaults", {})
     return tuple.__new__(cls, [fields[n] if n in fields else defaults[n] for n in cls._fields])
@@ -182,7 +214,16 @@ def _build_named_tuple(cls: Any, fields: dict[str, Any], further: list[Any]) -> 
 def _build_dataclass(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:
     """Set the fields as copy does; a field that the sender did not know takes its default."""
     result = object.__new__(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
+    names, simple, known = _fields_of(cls)
+    if tuple(fields) == names:  # of a sender of the same version
+        if simple:
+            result.__dict__.update(fields)
+        else:
+            for name, value in zip(names, fields.values(), strict=True):
+                _set_attribute(result, name, value)
+        if further:
+            _set(result, further)
+        return result
     _know_all(cls, fields, known)
     for name, spec in known.items():
         if name in fields:
@@ -193,9 +234,19 @@ def _build_dataclass(cls: Any, fields: dict[str, Any], further: list[Any]) -> An
             value = spec.default_factory()
         else:
             raise DecodeError(f"{cls.__qualname__} arrived without its field {name!r}")
-        object.__setattr__(result, name, value)
-    _set(result, further)
+        _set_attribute(result, name, value)
+    if further:
+        _set(result, further)
     return result
+
+
+@functools.cache
+def _fields_of(cls: Any) -> tuple[tuple[str, ...], bool, dict[str, dataclasses.Field[Any]]]:
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    return tuple(known), is_simple(cls, tuple(known)), known
+
+
+_set_attribute = object.__setattr__
 
 
 def _build_pydantic(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:
@@ -227,8 +278,7 @@ def _know_all(cls: type, fields: dict[str, Any], known: Any) -> None:
 
 
 def _set(result: Any, further: list[Any]) -> None:
-    if further:
-        vars(result).update(further[0])
+    vars(result).update(further[0])
 
 
 def _base_model() -> Any:
