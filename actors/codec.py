@@ -68,8 +68,9 @@ class Codec:
         """
         # A large first argument of bytes is not to be copied only to find out that it leaves the message.
         never = self._never_packed
-        if type(value) in never or (type(value) is list and value and type(value[0]) in never):
-            return self._encode(value, what)
+        kind = type(value)
+        if kind in never or (kind is list and value and (kind := type(value[0])) in never):
+            return self._encode(value, what) if kind is bytes else self._rewrite(value, what)
         try:
             body = packb(value, None, ONLY_PLAIN)
         except TypeError:

@@ -116,14 +116,15 @@ class Extensions:
         kind = type(value)
         if kind is str:
             return value if value.isascii() else self._check_text(value, path)
+        if (record := self._records.get(kind)) is not None:
+            return self._rewrite_record(value, record, path, out)
         if kind is float or kind is bool or value is None:
             return value
         if kind is int:
             if value in _INT64:
                 return value
             return Ext(BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-        code = _CODES.get(kind)
-        if code is not None:
+        if (code := _CODES.get(kind)) is not None:
             if code or out.depth:  # else the codec has tried
                 body = self._pack(list(value) if code else value, set(map(type, value)), out)
                 if body is not None:
@@ -132,9 +133,6 @@ class Extensions:
             items = [self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]
             out.depth -= 1
             return Ext(code, _encode(items)) if code else items
-        record = self._records.get(kind)
-        if record is not None:
-            return self._rewrite_record(value, record, path, out)
         if kind is dict:
             return self._rewrite_dict(value, path, out)
         if kind is bytes or kind is bytearray or kind is memoryview:
@@ -235,17 +233,19 @@ class Extensions:
         try:
             fields: dict[str, Any] | None = value.__dict__ if record.simple else None
             if fields is None or tuple(fields) != names:
-                fields = dict(zip(names, record.values(value), strict=True))
+                fields = dict(zip(names, record.values(value)))  # noqa: B905 they are as many, and asking costs
                 if record.has_dict and not value.__dict__.keys() <= fields.keys():
                     return self._rewrite_object(value, type(value), path, out)
         except Exception:  # of the code of its class, which runs again to be told
             return self._rewrite_object(value, type(value), path, out)
         kinds = set(map(type, fields.values()))
-        body = self._pack([form, name, fields], kinds, out)
+        body = None
+        if kinds <= _NO_BYTES and out.depth <= DEEPEST_TRY:
+            body = pack_plain([form, name, fields], may_hold_bytes=not kinds <= SCALARS)
         if body is None:
             if _Unset in kinds:
                 return self._rewrite_object(value, type(value), path, out)
-            body = _encode([form, name, self._rewrite_part(fields, path, out)])
+            body = _encode([form, name, self._rewrite_part(dict(fields), path, out)])
         return Ext(OBJECT, body)
 
     def _rewrite_part(self, part: Any, path: Path, out: OutOfBand) -> Any:
@@ -277,11 +277,13 @@ class Extensions:
         if code == BIGINT:
             return int.from_bytes(payload, "big", signed=True)
         make = self._BUILD.get(code)
-        if make is None:
+        if make is None and code != OBJECT:
             raise DecodeError(f"unknown extension type {code}; the peer is newer than this process")
         content = self.decode(payload)  # in place: copies of copies would multiply by the depth of nesting
         try:
-            return content[2] if self.plain_objects and code == OBJECT else make(self, content)
+            if make is None:
+                return content[2] if self.plain_objects else put_together(content)
+            return make(self, content)
         except RecursionError:
             raise
         except DecodeError as error:
@@ -320,7 +322,6 @@ class Extensions:
         TUPLE: lambda self, content: tuple(content),
         SET: lambda self, content: set(must_be_spread(content)),
         FROZENSET: lambda self, content: frozenset(must_be_spread(content)),
-        OBJECT: lambda self, content: put_together(content),
         BUFFER: _build_buffer,
         REF: _build_ref,
         TEXT: lambda self, content: _from_text(*content),

@@ -63,7 +63,7 @@ def fit_of(annotation: Any) -> Fit:
     if hasattr(origin, "model_validate"):
         return lambda value: value if isinstance(value, origin) else origin.model_validate(value)
     plain_class = isinstance(annotation, type) and not _is_typed_dict(annotation)
-    test = test_of(annotation)
+    test = quick_test_of(annotation)
 
     def fit_structure(value: Any) -> Any:
         if type(value) in exact or test(value) or (plain_class and isinstance(value, annotation)):
@@ -90,7 +90,7 @@ def _convert(value: Any, annotation: Any, origin: Any) -> Any:
 def _fit_of_union(union: Any) -> Fit:
     """Fit the first member that takes a value as it is, else the first that takes it at all."""
     members = [(fit_of(member), member is type(None)) for member in typing.get_args(union)]
-    test = test_of(union)
+    test = quick_test_of(union)
 
     def fit_one(value: Any) -> Any:
         if test(value):
@@ -117,10 +117,12 @@ def _fit_of_union(union: Any) -> Fit:
 # -- without a further look
 
 
-def test_of(annotation: Any) -> Test:
+def quick_test_of(annotation: Any) -> Test:
     """Read which containers of plain values are passed on as they are: the exact types of what is in them tell."""
     if _is_union(annotation):
-        tests = [test for test in map(test_of, typing.get_args(annotation)) if test is not _needs_a_look]
+        tests = [
+            test for test in map(quick_test_of, typing.get_args(annotation)) if test is not _needs_a_look
+        ]
         if len(tests) > 1:
             return lambda value: any(test(value) for test in tests)
         return tests[0] if tests else _needs_a_look

@@ -155,6 +155,8 @@ def put_together(content: list[Any]) -> Any:
     form, name, fields, *further = content
     known = _KNOWN.get(name)
     if known is not None and known.form == form and known.is_there():
+        if not further and known.fill is not None and type(fields) is dict and tuple(fields) == known.names:
+            return known.fill(fields)
         return known.build(known.cls, fields, further)
     cls = find_class(name)
     fits, build = _FORMS[form]
@@ -168,12 +170,18 @@ def put_together(content: list[Any]) -> Any:
 class Known:
     """A class that was found under its name, and fits the form."""
 
-    __slots__ = ("_first", "_module", "_rest", "build", "cls", "form")
+    __slots__ = ("_first", "_module", "_rest", "build", "cls", "fill", "form", "names")
 
-    def __init__(self, form: str, name: str, cls: type, build: Build) -> None:
+    def __init__(self, form: str, name: str, cls: Any, build: Build) -> None:
         self.form, self.cls, self.build = form, cls, build
         self._module, _, path = name.partition(":")
         self._first, *self._rest = path.split(".")
+        self.names: tuple[str, ...] = ()
+        self.fill: Callable[[dict[str, Any]], Any] | None = None
+        """The short way to build one if exactly the fields ``names`` came: the sender has the same version."""
+        if form == "dataclass":
+            self.names = tuple(field.name for field in dataclasses.fields(cls))
+            self.fill = _filler(cls, self.names)
 
     def is_there(self) -> bool:
         """True if the name still means this class: its module may have been loaded again, or taken out."""
@@ -181,6 +189,29 @@ class Known:
         for part in self._rest:
             found = getattr(found, "__dict__", _NOTHING).get(part)
         return found is self.cls
+
+
+def _filler(cls: Any, names: tuple[str, ...]) -> Callable[[dict[str, Any]], Any]:
+    """Return what does the same as `_build_dataclass` for all fields."""
+    new = object.__new__
+
+    def fill_at_once(fields: dict[str, Any]) -> Any:
+        result = new(cls)
+        result.__dict__.update(fields)
+        return result
+
+    # The same thing for a class that does not define it, but the builtin function is faster.
+    set_one: Callable[[Any, str, Any], None] = (
+        setattr if cls.__setattr__ is object.__setattr__ else object.__setattr__
+    )
+
+    def fill_one_by_one(fields: dict[str, Any]) -> Any:
+        result = new(cls)
+        for name, value in fields.items():
+            set_one(result, name, value)
+        return result
+
+    return fill_at_once if is_simple(cls, names) else fill_one_by_one
 
 
 Build = Callable[[Any, Any, list[Any]], Any]
@@ -204,7 +235,7 @@ def _build_struct(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:
 
 
 def _build_named_tuple(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:
-    if tuple(fields) == cls._fields:
+    if tuple(fields) == cls._fields:  # of a sender of the same version
         return tuple.__new__(cls, fields.values())
     _know_all(cls, fields, cls._fields)
     defaults = getattr(cls, "_field_defaults", {})
@@ -214,16 +245,7 @@ def _build_named_tuple(cls: Any, fields: dict[str, Any], further: list[Any]) -> 
 def _build_dataclass(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:
     """Set the fields as copy does; a field that the sender did not know takes its default."""
     result = object.__new__(cls)
-    names, simple, known = _fields_of(cls)
-    if tuple(fields) == names:  # of a sender of the same version
-        if simple:
-            result.__dict__.update(fields)
-        else:
-            for name, value in zip(names, fields.values(), strict=True):
-                _set_attribute(result, name, value)
-        if further:
-            _set(result, further)
-        return result
+    known = {f.name: f for f in dataclasses.fields(cls)}
     _know_all(cls, fields, known)
     for name, spec in known.items():
         if name in fields:
@@ -234,19 +256,10 @@ def _build_dataclass(cls: Any, fields: dict[str, Any], further: list[Any]) -> An
             value = spec.default_factory()
         else:
             raise DecodeError(f"{cls.__qualname__} arrived without its field {name!r}")
-        _set_attribute(result, name, value)
+        object.__setattr__(result, name, value)
     if further:
         _set(result, further)
     return result
-
-
-@functools.cache
-def _fields_of(cls: Any) -> tuple[tuple[str, ...], bool, dict[str, dataclasses.Field[Any]]]:
-    known = {field.name: field for field in dataclasses.fields(cls)}
-    return tuple(known), is_simple(cls, tuple(known)), known
-
-
-_set_attribute = object.__setattr__
 
 
 def _build_pydantic(cls: Any, fields: dict[str, Any], further: list[Any]) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import types
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -29,7 +30,7 @@ class Record:
     ) -> None:
         self.form, self.name, self.names = form, name, names
         self.values = values
-        """Returns the values of all fields of an object; raises whatever its code does."""
+        """Returns the values of an object, one for each name; raises whatever its code does."""
         self.has_dict = has_dict
         """An object may have attributes that are no fields."""
         self.simple = simple
@@ -42,7 +43,7 @@ def record_of(value: Any, form: str, name: str) -> Record | None:
     if form == "enum" and issubclass(kind, enum.Enum):
         return Record(form, name, (), tuple)
     if form == "namedtuple":
-        return Record(form, name, tuple(kind._fields), tuple)
+        return Record(form, name, tuple(kind._fields), partial(_items, len(kind._fields)))
     if form == "struct" and issubclass(kind, msgspec.Struct):
         names = kind.__struct_fields__
     elif form == "dataclass" and dataclasses.is_dataclass(kind):
@@ -58,6 +59,13 @@ def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     if len(names) > 1:
         return attrgetter(*names)
     return lambda value: tuple(getattr(value, name) for name in names)
+
+
+def _items(count: int, value: Any) -> tuple[Any, ...]:
+    items = tuple(value)
+    if len(items) != count:
+        raise ValueError(f"{len(items)} items, {count} names")
+    return items
 
 
 def is_simple(cls: Any, names: tuple[str, ...]) -> bool:

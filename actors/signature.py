@@ -18,7 +18,7 @@ from typing import Any
 from callboard.transports.errors import did_you_mean
 
 from .errors import BadArguments
-from .fitting import Fit, Test, accepted, fit_of, test_of
+from .fitting import Fit, Test, accepted, fit_of, quick_test_of
 
 HOOKS = frozenset({"on_start", "on_ready", "on_down", "on_drain", "on_stop"})
 
@@ -208,7 +208,7 @@ def _read(name: str, function: Callable[..., Any]) -> Method:
         parameters=tuple(p.name for p in own),
         annotations=annotations,
         accepts=accepts,
-        tests=tuple(map(test_of, annotations)),
+        tests=tuple(map(quick_test_of, annotations)),
         fits=[None] * len(own),
         only=(accepts[0] or frozenset()) if plain and most and required <= 1 else frozenset(),
         most=most,
