@@ -44,7 +44,7 @@ LONGEST_DTYPE, MOST_DIMENSIONS = 64, 64
 DEEPEST_TRY = 8
 """Containers around a value that is packed because it may be plain: each of them was tried, and took it in, in vain."""
 
-_CODES = {list: 0, tuple: TUPLE, set: SET, frozenset: FROZENSET}
+_CODES: dict[type, int] = {list: 0, tuple: TUPLE, set: SET, frozenset: FROZENSET}
 _TEXT = frozenset({str})
 _NO_BYTES = SCALARS | {list, dict}
 _INT64 = range(-(2**63), 2**64)
@@ -125,7 +125,7 @@ class Extensions:
                 return value
             return Ext(BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
         if (code := _CODES.get(kind)) is not None:
-            if code or out.depth:  # else the codec has tried
+            if value and (code or out.depth):  # else the codec has tried
                 body = self._pack(list(value) if code else value, set(map(type, value)), out)
                 if body is not None:
                     return Ext(code, body) if code else Raw(body)
@@ -164,7 +164,7 @@ class Extensions:
         return value
 
     def _rewrite_dict(self, value: dict[Any, Any], path: Path, out: OutOfBand) -> Any:
-        if out.depth:
+        if value and out.depth:
             body = self._pack(value, set(map(type, value.values())), out)
             if body is not None:
                 return Raw(body)

@@ -14,10 +14,10 @@ import msgspec
 
 from callboard.transports.errors import CallboardError
 
-from .codec import is_plain
 from .errors import BY_CODE, ActorError, RemoteError
 from .objects import find_class
 from .outcome import note
+from .plain import is_plain
 from .policy import Executed
 
 NOTE = "--- remote traceback ---\n"

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.actors.codec import OUT_OF_BAND_BYTES, Codec, is_plain
+from callboard.actors.codec import OUT_OF_BAND_BYTES, Codec
 from callboard.actors.errors import DecodeError, EncodeError
 from callboard.actors.extension import BIGINT, BUFFER, FROZENSET, OBJECT, PAIRS, SET, TEXT, TUPLE, Ext
+from callboard.actors.plain import is_plain
 from callboard.testing.conformance.actors.values import (
     Box,
     Level,
