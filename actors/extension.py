@@ -130,7 +130,10 @@ class Extensions:
                 if body is not None:
                     return Ext(code, body) if code else Raw(body)
             out.depth += 1
-            items = [self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]
+            if len(value) == 1 and not code:  # as the arguments of most messages, without a loop
+                items = [self.rewrite(value[0], (path, "[]", 0), out)]
+            else:
+                items = [self.rewrite(v, (path, "[]", i), out) for i, v in enumerate(value)]
             out.depth -= 1
             return Ext(code, _encode(items)) if code else items
         if kind is dict:
@@ -151,7 +154,7 @@ class Extensions:
     def _pack(self, value: Any, kinds: set[type], out: OutOfBand) -> bytes | None:
         """Return ``value``, in which are values of these ``kinds``, as MessagePack if it is plain, else None."""
         if kinds <= SCALARS:
-            return pack_plain(value, may_hold_bytes=False)
+            return pack_plain(value, False)
         if kinds <= _NO_BYTES and out.depth <= DEEPEST_TRY:
             return pack_plain(value)
         return None
@@ -228,7 +231,7 @@ class Extensions:
         """Rewrite an object of a known class; what is unusual about it `_rewrite_object` does, or refuses."""
         form, name, names = record.form, record.name, record.names
         if form == "enum":
-            body = pack_plain([form, name, value._name_], may_hold_bytes=False)
+            body = pack_plain([form, name, value._name_], False)
             return self._rewrite_object(value, type(value), path, out) if body is None else Ext(OBJECT, body)
         try:
             fields: dict[str, Any] | None = value.__dict__ if record.simple else None
@@ -241,7 +244,7 @@ class Extensions:
         kinds = set(map(type, fields.values()))
         body = None
         if kinds <= _NO_BYTES and out.depth <= DEEPEST_TRY:
-            body = pack_plain([form, name, fields], may_hold_bytes=not kinds <= SCALARS)
+            body = pack_plain([form, name, fields], not kinds <= SCALARS)
         if body is None:
             if _Unset in kinds:
                 return self._rewrite_object(value, type(value), path, out)

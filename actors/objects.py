@@ -152,12 +152,14 @@ def _beside(value: Any, fields: dict[str, Any]) -> tuple[Any, ...]:
 
 def put_together(content: list[Any]) -> Any:
     """Build what `take_apart` took apart; raises `DecodeError`, and anything where the parts do not fit."""
+    known = _KNOWN.get(content[1])
+    if known is not None and known.form == content[0] and known.is_there():
+        if len(content) == 3 and known.fill is not None:
+            fields = content[2]
+            if type(fields) is dict and tuple(fields) == known.names:
+                return known.fill(fields)
+        return known.build(known.cls, content[2], content[3:])
     form, name, fields, *further = content
-    known = _KNOWN.get(name)
-    if known is not None and known.form == form and known.is_there():
-        if not further and known.fill is not None and type(fields) is dict and tuple(fields) == known.names:
-            return known.fill(fields)
-        return known.build(known.cls, fields, further)
     cls = find_class(name)
     fits, build = _FORMS[form]
     if not fits(cls):

@@ -63,7 +63,7 @@ def is_plain(value: Any) -> bool:
     return kind in SCALARS or (kind is bytes and len(value) < OUT_OF_BAND_BYTES)
 
 
-def pack_plain(value: Any, *, may_hold_bytes: bool = True) -> bytes | None:
+def pack_plain(value: Any, may_hold_bytes: bool = True) -> bytes | None:
     """Return ``value`` as MessagePack; None if it is not plain, or has other keys than texts.
 
     It is encoded before it is known whether it holds bytes: not for what may hold large ones.
