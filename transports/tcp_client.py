@@ -53,10 +53,15 @@ from .zmq_sockets import (
     release_context,
     send_frames,
     tune_allocator,
+    wire_bytes,
 )
 
 NEVER_MS = 1_000_000_000
 """With libzmq's own word for never, -1, it throws away what came in and was not read when the connection ends."""
+
+
+TAKEN_AT_ONCE = 256
+"""Of what a peer that is gone has left; then others have their turn."""
 
 
 class Connection:
@@ -115,8 +120,7 @@ class Connection:
     def _event(self, kind: int, value: int) -> None:
         if kind == EVENT_CONNECTED:
             self._fd = value
-            most = self._client.settings.channel_buffer + 1
-            self._client.unfinished.add(value, partial(self._watched.drain, most), self._cut)
+            self._client.unfinished.add(value, partial(self._watched.drain, 1), self._cut)
         elif kind == EVENT_HANDSHAKE_SUCCEEDED:
             hello = Hello(self._client.identity, expects=self._expects)
             try:
@@ -127,13 +131,20 @@ class Connection:
         elif kind == EVENT_CLOSED:
             self._refuse(NoRoute(self._address, "the connection was refused"))
         elif kind == EVENT_DISCONNECTED:
-            try:
-                self._watched.drain()  # what the peer sent before it went, a refusal perhaps
-            finally:
-                if self.link is None:
-                    self._refuse(NoRoute(self._address, "the connection was closed during the handshake"))
-                else:
-                    self.link.fail("the peer is gone")
+            self._bury()
+
+    def _bury(self) -> None:
+        """Take what the peer sent before it went, a refusal perhaps, then report that it has gone."""
+        done = True
+        try:
+            done = self._watched.drain(TAKEN_AT_ONCE)
+        finally:
+            if not done:
+                asyncio.get_running_loop().call_soon(self._bury)
+            elif self.link is None:
+                self._refuse(NoRoute(self._address, "the connection was closed during the handshake"))
+            else:
+                self.link.fail("the peer is gone")
 
     def _receive(self) -> None:
         dealer = self._watched.socket
@@ -148,6 +159,9 @@ class Connection:
                 return
             size = sum(map(len, frames))
         link = self.link
+        if link is not None:
+            link.taken += 1
+            link.taken_bytes += wire_bytes(frames, size)
         if is_own_frame(first):
             if link is None or not link.is_up or not link.received_own(frames):
                 self._own_frame(first)

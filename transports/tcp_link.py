@@ -39,7 +39,7 @@ class ZmqLink:
 
     __slots__ = (
         "_assembly", "_carrier", "_cuts", "_error", "_handler", "_most_bytes", "_statistics", "_unsent", "_waiting",
-        "address", "fd", "full", "key", "limit_bytes", "peer", "shared", "spoke", "stalled_s",
+        "address", "fd", "full", "key", "limit_bytes", "peer", "shared", "stalled_s", "taken", "taken_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -72,8 +72,8 @@ class ZmqLink:
         """Name of the peer at a ROUTER, and the descriptor of its connection."""
         self.fd = fd
         self.full = False
-        self.spoke = False
-        """A message has come since `Unfinished` looked last."""
+        self.taken = self.taken_bytes = 0
+        """Messages as libzmq counts them, and what they were on the wire; `Unfinished` compares."""
         self.stalled_s = 0.0
         """Since when zmq has taken nothing, of a link that is full."""
         statistics.links += 1
@@ -197,14 +197,10 @@ class ZmqLink:
             return
         self._statistics.messages_received += 1
         self._statistics.bytes_received += size
-        self.spoke = True
         self._handler.link_received(self, frames)
 
     def received_own(self, frames: list[Any]) -> bool:
         """Take a message with a word of the plane itself in front; False if it is none for a link that is up."""
-        self.spoke = (
-            True  # a piece is a whole message to libzmq; what pieces amount to is bounded by their assembly
-        )
         try:
             if frames[0][:2] == PIECE:
                 together = self._put_together(frames)
@@ -225,7 +221,7 @@ class ZmqLink:
             self._statistics.oversized += isinstance(error, TooMuch)
             self.reject(str(error))
             return True
-        if whole is not None:
+        if whole is not None and self._error is None:  # its answer may have ended the link
             self.received(whole, sum(map(len, whole)))
         return True
 

@@ -48,7 +48,6 @@ from .zmq_sockets import (
     EVENT_ACCEPTED,
     EVENT_DISCONNECTED,
     EVENTS,
-    MOST_UNREAD,
     NOBLOCK,
     RCVMORE,
     SRCFD,
@@ -63,6 +62,7 @@ from .zmq_sockets import (
     send_frames,
     skip_frames,
     tune_allocator,
+    wire_bytes,
 )
 
 RETRY_S = 0.002
@@ -73,6 +73,9 @@ FAREWELL_S = 0.25
 
 RESERVED_DESCRIPTORS = 64
 """What strangers may not take of the descriptors of this process: who has waited longest must go for the next."""
+
+TURN_ROOM = 64
+"""Connections that are gone, with messages that nobody has read yet."""
 
 log = logging.getLogger("callboard.transports.tcp")
 
@@ -218,9 +221,11 @@ class TcpServer:
                 frames += receive_rest(socket)
             except TooManyFrames as error:
                 self._skipping = True
-                self._cut(link.fd, str(error))
+                self._cut_link(link, str(error))
                 return
             size = sum(map(len, frames))
+        link.taken += 1
+        link.taken_bytes += wire_bytes(frames, size)
         if is_own_frame(first):
             if first[:2] == GOODBYE:
                 link.fail(decode_reason(first))
@@ -243,7 +248,8 @@ class TcpServer:
         except TooManyFrames as error:
             self._skipping = True
             self._statistics.stray_messages += 1
-            self._cut(fd, str(error))
+            if fd not in self._by_fd:  # else its own connection is gone, and this one is somebody else's
+                self._cut(fd, str(error))
             return
         self._take_news()
         self._unfinished.spoke(fd)
@@ -332,24 +338,31 @@ class TcpServer:
     def _gone(self, link: ZmqLink) -> None:
         if not self._going:
             asyncio.get_running_loop().call_soon(self._bury)
-        self._going.append(link)
+        if link not in self._going:
+            self._going.append(link)
 
     def _bury(self) -> None:
-        """Take what the peers had sent before they went, then report that they have gone.
-
-        A ROUTER reads its connections in turn, and none holds more than its high-water mark.
-        """
-        going, self._going = self._going, []
+        """Take what the peers had sent before they went, then report that they have gone; some of it per turn."""
+        going, self._going = [(link, link.taken) for link in self._going], []
+        empty, undecided = False, True
         try:
-            self._drain()
+            empty = self._drain()
+            undecided = self._skipping
         finally:
-            for link in going:
-                link.fail("the peer is gone")
+            for link, before in going:
+                if empty or (link.taken == before and not undecided):
+                    link.fail("the peer is gone")
+                elif link.is_up:
+                    self._gone(link)
 
-    def _drain(self) -> None:
-        if self._router is not None:
-            connections = len(self._links) + len(self._strangers) + 1
-            self._router.drain(connections * (max(MOST_UNREAD, self._settings.channel_buffer) + 1))
+    def _drain(self) -> bool:
+        """Take so much that each connection that had a whole message has given one; True if nothing is left.
+
+        A ROUTER reads its connections in turn. Others may have come to turns between, but none twice.
+        """
+        if self._router is None:
+            return True
+        return self._router.drain(2 * (len(self._links) + len(self._strangers)) + TURN_ROOM)
 
     def _cut(self, fd: int, why: str) -> None:
         """End a connection at once: its peer would not read a goodbye."""
@@ -359,6 +372,13 @@ class TcpServer:
         if link is not None:
             link.fail(f"the peer {why}")
         self._strangers.drop(fd)
+
+    def _cut_link(self, link: ZmqLink, why: str) -> None:
+        """Do so with that of a link; the number of one that is gone may be somebody else's."""
+        if self._by_fd.get(link.fd) is link:
+            self._cut(link.fd, why)
+        else:
+            link.fail(f"the peer {why}")
 
     # -- out: Carrier
 

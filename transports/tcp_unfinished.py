@@ -11,6 +11,10 @@ whole message is unfinished. More than a message can have is an attack:
   blocked is not mistaken: one of its messages comes then.
 - Pings and pongs make no message. What they need is given to each connection: `PINGS_BYTES` per heartbeat.
 
+libzmq also holds what is whole and not read yet, and must not be given a bound for that (see `zmq_sockets.UNBOUNDED`).
+Whose messages come faster than they are taken is found the same way: when `MOST_UNREAD` of them have been taken since
+some look, and not yet all that had come until then, so many were waiting. No credit allows that.
+
 A look costs two microseconds for each connection. There is none without a connection, and none for unix sockets, which
 do not count: their directory is open to the same user only.
 """
@@ -25,6 +29,7 @@ import struct
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 LOOK_S, CLOSE_LOOK_S = 0.25, 0.05
@@ -35,6 +40,10 @@ ROOM_BYTES = 1024 * 1024
 PINGS_BYTES = 64
 UNKNOWN_BYTES = 64 * 1024
 """Who has no link yet has nothing to say but one handshake."""
+MOST_UNREAD = 100_000
+"""Messages of one connection that may wait."""
+BESIDE_BYTES = 4096
+"""Per second: pings and pongs of who has the shortest heartbeat, beside its messages."""
 
 _RECEIVED = struct.Struct("=Q")
 _RECEIVED_AT = 128
@@ -45,8 +54,10 @@ _UNREAD = struct.Struct("=i")
 class Talker(Protocol):
     """What takes the messages of one connection."""
 
-    spoke: bool
-    """Set with each message, and taken back here."""
+    taken: int
+    """Messages so far."""
+    taken_bytes: int
+    """What they were on the wire."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,21 +66,39 @@ class Account:
 
     fd: int
     most_bytes: int
-    drain: Callable[[], None]
-    """Takes every message that is whole."""
+    drain: Callable[[], object]
+    """Takes messages until one of this connection has come, if it has sent a whole one."""
     cut: Callable[[str], None]
     """Ends the connection; the reason reads on after "the peer"."""
     base_bytes: int = 0
     """What it had received when it was last known to owe nothing."""
     talker: Talker | None = None
     spoke: bool = False
+    seen: int = 0
+    """What the talker had taken at the last look."""
+    since_s: float = 0.0
+    """When it became a link."""
+    mark_bytes: int = 0
+    mark_taken: int = 0
+    """At some look: what had come, and what had been taken."""
 
     def has_spoken(self) -> bool:
         """True if a message has come since this was asked last."""
         spoke, self.spoke = self.spoke, False
-        if self.talker is not None and self.talker.spoke:
-            self.talker.spoke, spoke = False, True
+        if self.talker is not None and self.talker.taken != self.seen:
+            self.seen, spoke = self.talker.taken, True
         return spoke
+
+    def is_ahead(self, received: int) -> bool:
+        """True if more than `MOST_UNREAD` of its messages were waiting at one time."""
+        talker = self.talker
+        if talker is None:
+            return False
+        beside_bytes = UNKNOWN_BYTES + int(BESIDE_BYTES * (monotonic() - self.since_s))
+        if talker.taken_bytes + beside_bytes >= self.mark_bytes:
+            self.mark_bytes, self.mark_taken = received, talker.taken
+            return False
+        return talker.taken - self.mark_taken > MOST_UNREAD
 
 
 class Unfinished:
@@ -86,7 +115,7 @@ class Unfinished:
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def add(self, fd: int, drain: Callable[[], None], cut: Callable[[str], None]) -> None:
+    def add(self, fd: int, drain: Callable[[], object], cut: Callable[[str], None]) -> None:
         """Look at this connection from now on, if the system counts what it receives."""
         if received_bytes(fd) is None:
             self._accounts.pop(fd, None)
@@ -104,6 +133,7 @@ class Unfinished:
         account = self._accounts.get(fd)
         if account is not None:
             account.talker, account.most_bytes, account.spoke = talker, most_bytes + ROOM_BYTES, True
+            account.since_s = monotonic()
 
     def spoke(self, fd: int) -> None:
         """A message came that belongs to no link."""
@@ -141,6 +171,9 @@ class Unfinished:
         """Return how much is unfinished; ends the connection if that is too much."""
         received = received_bytes(account.fd)
         if received is None:  # closed, as an event will say
+            return 0
+        if account.is_ahead(received):
+            account.cut(f"is {MOST_UNREAD:,} messages ahead of what could be taken")
             return 0
         if account.has_spoken() or received < account.base_bytes:
             account.base_bytes = received

@@ -13,7 +13,7 @@ import ctypes
 import itertools
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -37,13 +37,14 @@ EVENTS_OF_INTEREST = (
 MAX_SOCKETS = 60_000
 """A link costs three sockets (its own, and the two ends of its monitor); libzmq's own limit would be 1023."""
 
-MOST_UNREAD = 100_000
-"""Messages of one peer that libzmq takes from the network before they are read: a bound that nobody reaches.
+UNBOUNDED = 0
+"""How many messages of one peer libzmq may hold before they are read.
 
-When it is reached, libzmq stops reading that connection, and if the peer dies then while heartbeats are on, it aborts
-the process (``Assertion failed: !_io_error``, libzmq issue 4364, in 4.3.5 and before). A bound of a hundred is reached
-by whoever holds the event loop for a second. What a peer sends without being read is bounded above, by the credit of
-actors and streams.
+Where there is a bound and it is reached, libzmq stops reading that connection, and if the peer dies then while
+heartbeats are on, it aborts the process (``Assertion failed: !_io_error``, libzmq issue 4364, in 4.3.5 and before).
+Whoever sends a megabyte of tiny messages at once reaches a bound of a hundred thousand. So there is none: what an honest
+peer sends without being read is bounded above, by the credit of actors and streams, and `Unfinished` ends the connection
+of any other.
 """
 
 ZERO_COPY_BYTES = 64 * 1024
@@ -51,6 +52,8 @@ PER_TURN = 4
 MOST_FRAMES = 65_536
 """Of a message; each costs an object here, and an empty one two bytes on the wire."""
 SKIPPED_AT_ONCE = 4096
+SHORT_FRAME_BYTES = 256
+"""ZMTP puts two bytes before a frame that is shorter, nine before another."""
 _EVENT = struct.Struct("=hi")
 _numbers = itertools.count()
 
@@ -108,7 +111,7 @@ def configure(socket: zmq.Socket[Any], settings: NetworkSettings) -> None:
     socket.setsockopt(zmq.LINGER, int(settings.linger_s * 1000))
     socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
     socket.setsockopt(zmq.SNDHWM, settings.channel_buffer)
-    socket.setsockopt(zmq.RCVHWM, max(MOST_UNREAD, settings.channel_buffer))
+    socket.setsockopt(zmq.RCVHWM, UNBOUNDED)
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(settings.heartbeat_interval_s * 1000))
     # libzmq counts from the probe, and a peer may fall silent just after one: together they make the timeout.
     patience_s = settings.heartbeat_timeout_s - settings.heartbeat_interval_s
@@ -133,6 +136,13 @@ def send_frames(socket: zmq.Socket[Any], frames: Any, prefix: bytes | None = Non
             send(frame, flags)
         else:
             send(frame, flags, copy=False)
+
+
+def wire_bytes(frames: Sequence[bytes | memoryview], size: int) -> int:
+    """Return how many bytes a message of ``size`` bytes in these frames was on the wire."""
+    if size < SHORT_FRAME_BYTES:
+        return size + 2 * len(frames)
+    return size + 2 * len(frames) + 7 * sum(len(frame) >= SHORT_FRAME_BYTES for frame in frames)
 
 
 class TooManyFrames(Exception):
@@ -218,14 +228,15 @@ class Watched:
         if not self._scheduled and not self.closed and self._events() & (POLLIN | POLLOUT):
             self._schedule()
 
-    def drain(self, most: int | None = None) -> None:
-        """Take what is there now, ``most`` messages at most."""
+    def drain(self, most: int | None = None) -> bool:
+        """Take what is there now, ``most`` messages at most; True if nothing is left."""
         left = itertools.repeat(None) if most is None else itertools.repeat(None, most)
         for _ in left:
             if self.closed or not self._events() & POLLIN:
-                return
+                return True
             self._receive()
         self._schedule()
+        return False
 
     def _events(self) -> Any:
         return self.socket.getsockopt(EVENTS)

@@ -1,6 +1,8 @@
 """Input that makes no message ends its connection, before it takes memory without bound; who is only fast does not."""
 
 import asyncio
+import socket
+import struct
 import time
 
 import psutil
@@ -63,6 +65,49 @@ async def test_who_sends_a_message_that_never_ends_is_cut_off_and_a_friend_does_
     assert friendly.is_up
 
 
+async def test_who_sends_whole_messages_faster_than_they_are_taken_is_cut_off_too(nodes):
+    victim, friend = await nodes.process(**SETTINGS), await nodes.make(listen=False, **SETTINGS)
+    friendly = await friend.dial(victim.address)
+    before = memory_of(victim)
+    with call(victim.address) as connection:
+        await asyncio.to_thread(introduce, connection)
+        attack = asyncio.create_task(asyncio.to_thread(flood, connection, frame(b"x") * 50_000, FOR_EVER))
+        most = asked = 0
+        while not attack.done():
+            friendly.send([b"echo"])
+            asked += 1
+            await until(lambda asked=asked: len(friend.received) == asked)
+            most = max(most, memory_of(victim) - before)
+    assert attack.result() < FOR_EVER
+    facts = await victim.call("count")
+    assert len(facts["downs"]) == 1
+    assert "is 100,000 messages ahead of what could be taken" in facts["downs"][0]
+    assert most < 4 * OVERSHOOT
+    assert friendly.is_up
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5], ids=["while it runs", "while its loop is blocked"])
+async def test_who_leaves_more_unread_than_can_be_taken_and_dies_does_not_end_the_process(nodes, seconds):
+    """A regression: with a high-water mark, libzmq aborts the process when a connection breaks that it does not read."""
+    beats = {"heartbeat_interval_s": 0.05, "heartbeat_timeout_s": 20.0}
+    victim, friend = await nodes.process(**beats), await nodes.make(listen=False, **beats)
+    friendly = await friend.dial(victim.address)
+    with call(victim.address) as connection:
+        await asyncio.to_thread(introduce, connection)
+        if seconds:
+            victim.post("block", seconds=seconds)
+        await asyncio.to_thread(connection.sendall, frame(b"x") * 400_000)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if seconds:
+        await victim._answer()
+    facts = await victim.call("count")
+    while not facts["downs"]:  # what it left is taken first, a part in each turn: others are answered meanwhile
+        friendly.send([b"echo"])
+        facts = await victim.call("count")
+    await until(lambda: friend.received)
+    assert friendly.is_up
+
+
 async def test_who_says_no_hello_is_cut_off_after_a_few_bytes(nodes):
     server, _, near, _ = await nodes.pair(connect_timeout_s=100.0)
     with call(server.address) as connection:
@@ -72,6 +117,21 @@ async def test_who_says_no_hello_is_cut_off_after_a_few_bytes(nodes):
     assert server.counts.oversized == 1
     near.send([b"still here"])
     await until(lambda: server.received)
+
+
+async def test_what_was_taken_is_counted_as_it_came_over_the_wire(nodes):
+    """If too little were counted, who sends much would seem to be ahead one day."""
+    server, _, near, far = await nodes.pair(**SETTINGS, shared_memory_bytes=0, heartbeat_interval_s=100.0,
+                                            heartbeat_timeout_s=300.0)  # fmt: skip
+    near.send([b"first"])
+    await until(lambda: server.received)
+    beside = received_bytes(far.fd) - far.taken_bytes
+    shapes = [[b""], [bytes(255)], [bytes(256)], [b"", bytes(254)], [bytes(255), bytes(256), bytes(70_000)]]
+    shapes += [[bytes(3)] * 300, [b"head", bytes(3 * MIB), bytes(1000)]]
+    for number, frames in enumerate(shapes * 3):
+        near.send(frames)
+        await until(lambda number=number: len(server.received) == number + 2)
+        assert received_bytes(far.fd) - far.taken_bytes == beside, f"after {[len(part) for part in frames]}"
 
 
 async def test_half_a_hello_and_then_nothing_is_not_too_much(nodes):
