@@ -31,11 +31,14 @@ Sizes of the MessagePack forms are those of the MessagePack specification.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 ASK, TELL, OPEN, REPLY, ERROR, ITEMS, END, MORE, CREDIT, CANCEL = range(1, 11)
+
+Kind = Annotated[int, msgspec.Meta(ge=ASK)]
+"""Newer peers may know more of them; what is below the first is nonsense."""
 
 NIL = msgspec.Raw(b"\xc0")
 
@@ -43,7 +46,7 @@ NIL = msgspec.Raw(b"\xc0")
 class Envelope(msgspec.Struct, array_like=True, gc=False):
     """Any message, its body still encoded. The hot paths have forms of their own: `Letter` and `Answer`."""
 
-    kind: int
+    kind: Kind
     id: int
     body: msgspec.Raw = NIL
     target: int = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from .envelope import NIL, split
+from .envelope import NIL, Kind, split
 from .inside import Inside
 from .pending import INFINITE
 from .policy import MailboxPolicy, Overflow
@@ -31,7 +31,7 @@ class Letter(msgspec.Struct, eq=False, array_like=True):
     those of the wire, the others are set here.
     """
 
-    kind: int
+    kind: Kind
     id: int
     body: Body = NIL
     """Encoded arguments; None if ``args`` are given (same process), or once they are decoded."""

@@ -4,6 +4,7 @@ import os
 import select
 import socket
 import struct
+import time
 
 from callboard.transports.base import Identity
 from callboard.transports.handshake import HELLO, Hello, encode_hello
@@ -66,7 +67,7 @@ def read_until(connection, words):
         heard += part
 
 
-def flood(connection, data, most_bytes):
+def flood(connection, data, most_bytes, pause_s=0.0):
     """Send ``data`` again and again until the other side ends the connection; returns how much was sent. Blocks."""
     connection.settimeout(0.05)
     sent = 0
@@ -74,6 +75,7 @@ def flood(connection, data, most_bytes):
         while sent < most_bytes and not is_closed(connection):
             try:
                 sent += connection.send(data)
+                time.sleep(pause_s)
             except TimeoutError:  # the kernel of the other side takes no more, and may have no reset to send
                 continue
     except ConnectionError:

@@ -21,8 +21,10 @@ MIB = 1024 * 1024
 LIMIT = 4 * MIB
 SETTINGS = {"max_message_bytes": LIMIT, "shrink_message_bytes": 0}
 FOR_EVER = 4096 * MIB
+PAUSE_S = 0.002
+"""Between two pieces of a flood, of a mebibyte at most: else how much comes between two looks is the machine's affair."""
 OVERSHOOT = 400 * MIB
-"""What may come between two looks on a fast machine."""
+"""What may come between two looks then, also if one is late."""
 SHAPES = {
     "large frames": frame(bytes(MIB), more=True),
     "frames of a few bytes": frame(bytes(40), more=True) * 5000,
@@ -49,7 +51,7 @@ async def test_who_sends_a_message_that_never_ends_is_cut_off_and_a_friend_does_
     before = memory_of(victim)
     with call(victim.address) as connection:
         await asyncio.to_thread(introduce, connection)
-        attack = asyncio.create_task(asyncio.to_thread(flood, connection, shape, FOR_EVER))
+        attack = asyncio.create_task(asyncio.to_thread(flood, connection, shape, FOR_EVER, PAUSE_S))
         most = asked = 0
         while not attack.done():
             friendly.send([b"echo"])

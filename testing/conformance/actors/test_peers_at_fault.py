@@ -24,6 +24,7 @@ from .pairs import in_time, turns
         b"\xdd\xff\xff\xff\xff",
         b"\x91" * 5000,
         b"\x91\x93\x01\xa1x\xc0",
+        b"\x91\x97\x00\x04\x91\x00\x01\xa4note\x00\xc0",  # a kind below the first would be an ask without an end
     ],
 )
 async def test_a_malformed_batch_ends_only_its_link(remote, batch):
