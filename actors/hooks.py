@@ -7,8 +7,7 @@ handled, and nothing is made for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol
@@ -96,25 +95,28 @@ class Watched:
             return
         sent = self._extra.get(TRACE) if self._extra else None
         headers = {k: v for k, v in sent.items() if type(k) is type(v) is str} if type(sent) is dict else {}
-        with self._logged("before"):
+        try:
             context = HOOKS.tracing.handling(self._actor, self._method, headers)
             context.__enter__()
             self._context = context
+        except Exception:
+            self._log("before")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         seconds = monotonic() - self._start_s
-        if self._context is not None:
-            with self._logged("after"):
-                self._context.__exit__(kind, error, trace)
-        if HOOKS.metrics is not None:
-            with self._logged("after"):
-                HOOKS.metrics.handled(self._actor, self._method, seconds, error)
-
-    @contextmanager
-    def _logged(self, when: str) -> Iterator[None]:
         try:
-            yield
+            if self._context is not None:
+                self._context.__exit__(kind, error, trace)
+        except Exception as raised:
+            if raised is not error:  # a context that lets the error of the handler through has not failed
+                self._log("after")
+        try:
+            if HOOKS.metrics is not None:
+                HOOKS.metrics.handled(self._actor, self._method, seconds, error)
         except Exception:
-            log.exception("a hook failed %s %s.%s was handled", when, self._actor, self._method)
+            self._log("after")
+
+    def _log(self, when: str) -> None:
+        log.exception("a hook failed %s %s.%s was handled", when, self._actor, self._method)
