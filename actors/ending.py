@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .current import CURRENT
 from .directory import Location
-from .policy import State
+from .policy import State, StopReason
 from .signature import hook_of
 
 log = logging.getLogger("callboard.actors")
@@ -53,11 +53,24 @@ async def run_hook(what: str, hook: Callable[[], Awaitable[Any]], limit_s: float
         CURRENT.reset(current)
 
 
-async def drain(cell: Ending, grace_s: float) -> None:
-    """A stop begins: run ``on_drain`` for at most ``grace_s`` seconds, while mail is still taken."""
-    hook = hook_of(cell.cls, "on_drain")
-    if hook is not None and grace_s > 0 and cell.state is State.READY:
-        work = run_hook(f"{cell.location.name}: on_drain", lambda: hook.function(cell.actor), grace_s)
-        task = asyncio.get_running_loop().create_task(work)
-        cell.keep(task)  # a stop that comes meanwhile cancels it like a handler
-        await asyncio.wait({task}, timeout=grace_s + 0.5)  # one that ignores its end is left to the stop
+class Stop:
+    """A stop by command, which several may wish for: the reason is that of the first, and so is the drain hook."""
+
+    __slots__ = ("_begun", "_drain", "reason")
+
+    def __init__(self, reason: StopReason) -> None:
+        self.reason = reason
+        self._begun = False
+        self._drain: asyncio.Task[None] | None = None
+
+    async def drain(self, cell: Ending, grace_s: float) -> None:
+        """Run ``on_drain`` for at most ``grace_s`` seconds, while mail is still taken; who comes later waits, too."""
+        hook = hook_of(cell.cls, "on_drain")
+        if not self._begun and hook is not None and grace_s > 0 and cell.state is State.READY:
+            work = run_hook(f"{cell.location.name}: on_drain", lambda: hook.function(cell.actor), grace_s)
+            self._drain = asyncio.get_running_loop().create_task(work)
+            cell.keep(self._drain)  # a stop that comes meanwhile cancels it like a handler
+            grace_s += 0.5  # one that ignores its end is left to the stop
+        self._begun = True
+        if self._drain is not None:
+            await asyncio.wait({self._drain}, timeout=grace_s)

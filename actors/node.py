@@ -32,7 +32,7 @@ from .current import CURRENT
 from .deadlines import Sweeper
 from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location
 from .durable import Durables
-from .ending import drain
+from .ending import Stop
 from .errors import ActorStopped, ActorUnavailable, StartFailed
 from .first_items import FirstItems
 from .local import LocalOrigin
@@ -103,7 +103,7 @@ class Node:
         self._numbers = itertools.count(1)
         self._local = CheckedOrigin(self) if self.settings.encode_in_process else LocalOrigin(self)
         self._by_name: dict[str, Cell] = {}
-        self._stopping: dict[Cell, StopReason] = {}
+        self._stopping: dict[Cell, Stop] = {}
         self.targets = Targets(self)
         self._peers: dict[str, Peer] = {}
         self._sessions: dict[Link, Peer | Origin] = {}
@@ -217,14 +217,14 @@ class Node:
         cell = self._by_name.get(name)
         if cell is not None:
             until_s = monotonic() + grace_s
-            reason = self._stopping.setdefault(cell, reason)  # of whoever began
-            await drain(cell, grace_s)
-            why = f"it was stopped ({reason.value})"
+            stop = self._stopping.setdefault(cell, Stop(reason))
+            await stop.drain(cell, grace_s)
+            why = f"it was stopped ({stop.reason.value})"
             self.directory.remove(name, cell.location.incarnation, why, DownKind.STOPPED)
             self._unlist(cell)
             cell.send_back(cell.mailbox.take_from_peers())  # at once: the rest of a stop may take a while
             await self._shut(cell, grace_s)
-            await cell.stop(reason, max(0.0, until_s - monotonic()))
+            await cell.stop(stop.reason, max(0.0, until_s - monotonic()))
             await self._discard(cell)
 
     async def _shut(self, cell: Cell, grace_s: float = 0.0) -> None:

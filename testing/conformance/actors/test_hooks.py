@@ -166,6 +166,21 @@ async def test_a_second_stop_without_grace_ends_the_drain(pair):
     assert not pair.far.cells
 
 
+async def test_several_stops_at_once_drain_once_and_all_wait_for_it(pair):
+    await pair.spawn(Lively, "drain")
+    actor = pair.actor()
+    await until(lambda: "ready" in actor.seen)
+    stops = [
+        asyncio.create_task(pair.far.stop_actor("a.0", StopReason.COMMANDED, grace_s=600)) for _ in range(3)
+    ]
+    await until(lambda: "drain" in actor.seen)
+    await turns(10)
+    assert pair.cell().state is State.READY
+    actor.gate.set()
+    await in_time(asyncio.gather(*stops))
+    assert actor.seen == ["start", "ready", "drain", "stop"]
+
+
 @pytest.mark.parametrize("name", ["on_ready", "on_down", "on_drain"])
 async def test_hooks_are_no_messages(pair, name):
     ref = await pair.spawn(Lively)
