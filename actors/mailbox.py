@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
@@ -223,11 +224,11 @@ class Mailbox:
         queue = self.queue
         if queue is NO_QUEUE:
             queue = self.open_queue()
-        urgent = 0
-        for letter in queue:
-            if not (isinstance(letter.origin, Inside) and letter.origin.urgent):
-                break
-            urgent += 1
+        # Not one by one: thousands of those who are watched may go down at once.
+        urgent = bisect_left(queue, True, key=_is_not_urgent)
+        if urgent == len(queue):
+            queue.extend(letters)
+            return
         queue.rotate(-urgent)
         queue.extendleft(reversed(letters))
         queue.rotate(urgent)
@@ -272,3 +273,7 @@ class Mailbox:
         self.queue.clear()
         self.bytes = self.husks = 0
         return letters
+
+
+def _is_not_urgent(letter: Letter) -> bool:
+    return not (isinstance(letter.origin, Inside) and letter.origin.urgent)

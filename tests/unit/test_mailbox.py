@@ -175,6 +175,25 @@ def test_what_is_put_first_goes_behind_what_is_urgent():
     assert [one.id for one in box.queue] == [10, 11, 20, 21, 1, 2]
 
 
+def test_thousands_of_urgent_letters_are_not_counted_each_time():
+    class Looked(Inside):
+        looks = 0
+
+        @property
+        def urgent(self):
+            Looked.looks += 1
+            return True
+
+    box = mailbox()
+    box.accept(letter(0, 5000))
+    for number in range(1000):
+        one = letter(0, number)
+        one.origin = Looked(None)
+        box.put_first([one])
+    assert [one.id for one in box.queue] == [*range(1000), 5000]
+    assert Looked.looks < 1000 * 20
+
+
 def test_letters_of_the_actor_itself_are_never_dropped_for_room():
     box = mailbox(messages=3, overflow=Overflow.DROP_OLDEST)
     box.put_first([own(1, urgent=True)])
