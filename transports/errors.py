@@ -11,9 +11,14 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Self
 
+LONGEST_WORD = 200
+"""Nobody mistypes more, and to compare what a peer sends could take long."""
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``'; did you mean "x"?'`` for the nearest known word, or an empty string."""
+    if len(word) > LONGEST_WORD:
+        return ""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
 
