@@ -23,7 +23,7 @@ from .current import CURRENT
 from .directory import Location
 from .dropped import note_dropped
 from .ending import end_tasks, run_hook
-from .envelope import ASK, OPEN, TELL
+from .envelope import ASK, TELL
 from .errors import ActorStopped, DeadlineExceeded, MailboxFull
 from .failing import close_failed
 from .hooks import HOOKS
@@ -148,6 +148,10 @@ class Cell:
     def _overflow(self, letter: Letter, *, beside: bool = False) -> bool:
         """Do what the policy says; True if the letter has a place now."""
         mailbox, admit = self.mailbox, Admit.TAKEN
+        if letter.inlet is not None and not letter.inlet.overflows(letter.size):
+            self._turn_away(letter, MailboxFull("its sender had no credit for it"))
+            letter.inlet.reject()  # only now: the end of a link cancels what is open
+            return False
         # A tell that came with credit, or whose sender waited for room, has a place: nobody can be told any more.
         if letter.kind == TELL and mailbox.policy.rejects:
             mailbox.put(letter, beside=beside)
@@ -310,7 +314,7 @@ class Cell:
                     await absorb(task)
                 if letter.kind == ASK:
                     letter.origin.reply(letter, result)
-                elif letter.kind == OPEN:
+                elif letter.kind != TELL:  # a stream, or nonsense of a peer
                     letter.origin.forget(letter)
             turn += 1
             if turn == look and queue:

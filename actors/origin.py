@@ -22,6 +22,7 @@ from .codec import Codec, decode_plain
 from .dropped import note_dropped
 from .envelope import CANCEL, CREDIT, ERROR, MALFORMED, MORE, OPEN, REPLY, TELL, array_header
 from .errors import ActorStopped, CodecError, EncodeError, UnknownMethod
+from .extension import brief
 from .failure import shortened, to_facts
 from .mailbox import Letter, split_letters
 from .outbox import Outbox, total_bytes
@@ -44,7 +45,9 @@ class Host(Protocol):
 class Inlet:
     """One peer's way into one mailbox: counts what was taken, to give credit back."""
 
-    __slots__ = ("bytes", "cell", "count", "half", "half_bytes", "methods", "origin", "withheld")
+    __slots__ = (
+        "bytes", "cell", "count", "half", "half_bytes", "methods", "origin", "over", "over_bytes", "withheld",
+    )  # fmt: skip
 
     def __init__(self, origin: Origin, cell: Cell) -> None:
         self.origin = origin
@@ -53,7 +56,25 @@ class Inlet:
         self.count = self.bytes = 0
         self.half = max(1, cell.location.window // 2)
         self.half_bytes = cell.location.window_bytes // 2
+        self.over = self.over_bytes = 0
+        """What came since credit was given last, and found the mailbox full."""
         self.withheld = False
+
+    def overflows(self, size: int) -> bool:
+        """A message of ``size`` bytes finds the mailbox full; False if it came without credit.
+
+        With credit, no more than a window can come before credit is given again.
+        """
+        location = self.cell.location
+        if self.over >= location.window or self.over_bytes >= location.window_bytes:
+            return False
+        self.over += 1
+        self.over_bytes += size
+        return True
+
+    def reject(self) -> None:
+        """A message came without credit: the link ends."""
+        self.origin.reject(f"sent more to {self.cell.location.name} than it had credit for")
 
     def taken(self, size: int) -> None:
         """A message of ``size`` bytes left the mailbox."""
@@ -85,13 +106,13 @@ class Inlet:
         """Return the credit collected so far."""
         if self.count > 0 or self.bytes > 0:
             self.origin.post_plain((CREDIT, 0, [self.count, self.bytes], self.cell.location.number))
-            self.count = self.bytes = 0
+            self.count = self.bytes = self.over = self.over_bytes = 0
 
 
 class Origin:
     """A peer that dialled us."""
 
-    __slots__ = ("calls", "host", "inlets", "link", "outbox")
+    __slots__ = ("calls", "host", "inlets", "is_down", "link", "outbox")
 
     def __init__(self, host: Host, link: Link, outbox: Outbox) -> None:
         self.host = host
@@ -100,6 +121,7 @@ class Origin:
         self.calls: dict[int, Letter] = {}
         """Every ask and stream that waits or runs here, by the caller's id."""
         self.inlets: dict[int, Inlet] = {}
+        self.is_down = False
 
     def __repr__(self) -> str:
         return f"<Origin {self.link.peer.name} {len(self.calls)} open>"
@@ -116,8 +138,7 @@ class Origin:
         try:
             letters = split_letters(frames[0])
         except MALFORMED as error:
-            log.warning("closing the link from %s: it sent a malformed batch: %s", self.link.peer.name, error)
-            self.link.close()
+            self.reject(f"sent a malformed batch: {error}")
             return
         buffers = frames[1:] if len(frames) > 1 else ()
         now = monotonic()
@@ -153,6 +174,14 @@ class Origin:
             if kind != TELL:
                 calls[letter.id] = letter
             cell.deliver(letter)
+        if self.is_down:  # what was delivered has ended the link, and nobody waits for the rest either
+            self.down()
+
+    def reject(self, fault: str) -> None:
+        """End the link of a peer that does what no peer may."""
+        if not self.is_down:
+            log.warning("closing the link from %s: it %s", self.link.peer.name, fault)
+            self.link.close()
 
     def _control(self, letter: Letter) -> None:
         kind = letter.kind
@@ -179,7 +208,7 @@ class Origin:
     def _refuse_method(self, letter: Letter, inlet: Inlet, size: int) -> None:
         inlet.taken(size)
         cell = inlet.cell
-        why = unknown_method(cell.cls, letter.name, streams=letter.kind == OPEN)
+        why = unknown_method(cell.cls, brief(letter.name), streams=letter.kind == OPEN)
         self._refuse(letter, UnknownMethod(why), cell.location.name, cell.location.incarnation)
 
     def _more(self, letter: Letter, body: Raw) -> None:
@@ -192,7 +221,7 @@ class Origin:
     def _refuse(self, letter: Letter, error: Exception, actor: str, incarnation: int) -> None:
         if letter.kind == TELL:
             self.host.dropped_tells += 1
-            note_dropped(letter.name, actor or "an actor that is gone", error)
+            note_dropped(brief(letter.name), actor or "an actor that is gone", error)
         else:
             self.post_plain((ERROR, letter.id, to_facts(error, actor, incarnation, ran=False)))
 
@@ -255,9 +284,11 @@ class Origin:
 
     def down(self) -> None:
         """The link is gone: nobody waits for any of it."""
-        calls, self.calls = self.calls, {}
+        self.is_down = True
+        letters = list(self.calls.values())
+        self.calls.clear()
         self.outbox.detach()
-        for letter in calls.values():
+        for letter in letters:
             letter.cell.cancel(letter)
         for inlet in self.inlets.values():
             if inlet.withheld:

@@ -3,11 +3,13 @@
 import asyncio
 
 import msgspec
+import numpy
 import pytest
 
-from callboard.actors.envelope import END
-from callboard.actors.errors import ActorError, ActorUnavailable, DecodeError
-from callboard.actors.policy import Executed
+from callboard.actors.codec import Codec
+from callboard.actors.envelope import ASK, END, TELL
+from callboard.actors.errors import ActorError, ActorUnavailable, DecodeError, UnknownMethod
+from callboard.actors.policy import Executed, MailboxPolicy, Overflow
 
 from ..network import until
 from .classes import Gate, Wide
@@ -95,9 +97,40 @@ async def test_an_odd_message_harms_nobody_else(remote, envelope):
     third = await remote.node("third")
     remote.publish("a.0")
     assert await in_time(third.ref("a.0", Gate).ask("look")) >= 1
+    await until(lambda: all(letter.kind >= ASK for letter in remote.letters()))  # nothing is kept of other kinds
+
+
+@pytest.mark.parametrize("overflow", [Overflow.REJECT, Overflow.BLOCK])
+@pytest.mark.parametrize("kind", [ASK, TELL])
+async def test_who_sends_without_credit_loses_its_link_and_fills_no_mailbox(remote, kind, overflow):
+    other = await remote.node("other")
+    ref = await remote.spawn(Gate, mailbox=MailboxPolicy(messages=8, overflow=overflow))
+    held = asyncio.create_task(ref.ask(Gate.hold, 1))
+    await until(lambda: remote.actor().seen == [1])
+    with pytest.raises(ActorError):  # it has a link, and this message no effect
+        await other.ref("a.0", Gate).ask("no_method")
+    (peer,) = other._peers.values()
+    number = remote.cell().location.number
+    letters = [(kind, 1000 + n if kind == ASK else 0, [2], number, "note") for n in range(500)]
+    peer.link.send((msgspec.msgpack.encode(letters),))
+    if (kind, overflow) != (ASK, Overflow.REJECT):  # that is answered, and so takes no room
+        await until(lambda: peer.link is None)
+    await turns(20)
+    assert len(remote.cell().mailbox) <= 16
+    remote.actor().gate.set()
+    assert await held == 1
+    assert await ref.ask(Gate.note, 3) == 3
+
+
+async def test_a_method_with_a_very_long_name_is_refused_in_a_few_words(remote):
+    ref = await remote.spawn(Gate)
+    with pytest.raises(UnknownMethod) as caught:
+        await ref.ask("note" * 100_000)
+    assert len(str(caught.value)) < 2_000
 
 
 UNKNOWN_EXTENSION = msgspec.Raw(b"\xd4\x63\x00")
+ARRAY = msgspec.Raw(Codec().encode(numpy.arange(3), "an array")[0])
 ODD_ANSWERS = [
     (5, {"c": "mailbox_full", "x": "bogus"}),
     (5, {"c": "remote", "k": 5, "p": [1], "i": float("inf")}),
@@ -126,7 +159,11 @@ async def test_an_odd_answer_is_an_error_of_its_ask_and_no_other(remote, kind, b
 
 @pytest.mark.parametrize(
     ("end", "text"),
-    [(3, "ended after 3 items, of which 2 arrived"), (msgspec.Raw(b"\xa2\xff\xfe"), "malformed value")],
+    [
+        (3, "ended after 3 items, of which 2 arrived"),
+        (ARRAY, r"ended after \(a ndarray\) items, of which 2 arrived"),
+        (msgspec.Raw(b"\xa2\xff\xfe"), "malformed value"),
+    ],
 )
 async def test_a_stream_that_ends_short_of_its_number_of_items_says_so(remote, end, text):
     """Items are numbered: that one is missing cannot go unnoticed."""
