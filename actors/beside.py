@@ -34,7 +34,9 @@ class Owner(Failing, Protocol):
 def run_beside(cell: Owner, letter: Letter) -> None:
     """Run the handler of a letter at once."""
     name = f"{cell.location.name} {letter.method.name}"
-    task = letter.task = asyncio.get_running_loop().create_task(_handle(cell, letter), name=name)
+    context = cell.host.context.copy()  # not that of the sender
+    loop = asyncio.get_running_loop()
+    task = letter.task = loop.create_task(_handle(cell, letter), name=name, context=context)
     cell.keep(task)
 
     def done(task: asyncio.Task[None]) -> None:  # a task that is cancelled early never starts

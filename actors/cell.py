@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextvars import Context
 from time import monotonic
 from typing import Any, Protocol
 
@@ -45,6 +46,7 @@ class Host(Protocol):
     """What a cell needs from its node."""
 
     codec: Codec
+    context: Context
     dropped_tells: int
 
     def actor_failed(self, cell: Cell, error: BaseException) -> None:
@@ -212,7 +214,8 @@ class Cell:
 
     def _start_drainer(self) -> None:
         self._starting += 1
-        task = self._loop.create_task(self._drain(), name=self.location.name)
+        context = self.host.context.copy()  # not that of the first sender
+        task = self._loop.create_task(self._drain(), name=self.location.name, context=context)
         if self.drainers:
             self.drainers.add(task)
         else:

@@ -14,6 +14,7 @@ import secrets
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict
 from time import monotonic
 from typing import Any, TypeVar
@@ -93,6 +94,7 @@ class Node:
         )
         self.cells: dict[int, Cell] = {}
         self.readers: dict[int, Reader] = {}
+        self.context = copy_context()  # of all handlers here: nothing of who sends them a message
         self.dropped_tells = 0
         self.first_items = FirstItems()
         self.on_actor_failed: Callable[[str, int, BaseException], None] | None = None
@@ -407,14 +409,12 @@ class Node:
 
     def link_received(self, link: Link, frames: Sequence[bytes | memoryview]) -> None:
         """One message arrived."""
-        session = self._sessions.get(link)
-        if session is not None:
+        if (session := self._sessions.get(link)) is not None:
             session.received(frames)
 
     def link_writable(self, link: Link) -> None:
         """A link that was full has room again."""
-        session = self._sessions.get(link)
-        if session is not None:
+        if (session := self._sessions.get(link)) is not None:
             session.writable()
 
     def link_down(self, link: Link, error: TransportError) -> None:

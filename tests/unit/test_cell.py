@@ -1,6 +1,7 @@
 """One actor by itself: what its drainers take, what expires, and what one message leaves for the next."""
 
 import asyncio
+from contextvars import copy_context
 from time import monotonic
 
 import msgspec
@@ -89,6 +90,7 @@ class Host:
 
     def __init__(self):
         self.codec = Codec()
+        self.context = copy_context()
         self.dropped_tells = 0
         self.failures = []
 

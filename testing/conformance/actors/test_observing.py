@@ -6,12 +6,32 @@ from contextvars import ContextVar
 
 import pytest
 
+from callboard.actors.actor import Actor, blocking, interleave
 from callboard.actors.hooks import install_hooks
 
 from ..network import until
 from .classes import Caller, Echo, Gate
 
 SPAN = ContextVar("span", default="none")
+
+
+class Kinds(Actor):
+    """One method of each kind; each says in which span it runs."""
+
+    async def waits(self) -> str:
+        await asyncio.sleep(0)
+        return SPAN.get()
+
+    def plain(self) -> str:
+        return SPAN.get()
+
+    @blocking
+    def blocks(self) -> str:
+        return SPAN.get()
+
+    @interleave
+    async def beside(self) -> str:
+        return SPAN.get()
 
 
 class Recorder:
@@ -117,3 +137,14 @@ async def test_hooks_that_fail_are_logged_and_change_no_message(pair, caplog):
     assert "no trace today" in caplog.text
     assert "no span today" in caplog.text
     assert await ref.ask(Echo.echo, 2) == 2
+
+
+@pytest.mark.parametrize("method", ["waits", "plain", "blocks", "beside"])
+async def test_context_variables_of_a_sender_stay_with_it(pair, method):
+    """Else one request would run with what belongs to another: the first of a turn would lend its own to all."""
+    ref = await pair.spawn(Kinds)
+    token = SPAN.set("the sender's own")
+    try:
+        assert await ref.ask(method) == "none"
+    finally:
+        SPAN.reset(token)

@@ -97,7 +97,7 @@ async def test_an_odd_message_harms_nobody_else(remote, envelope):
     third = await remote.node("third")
     remote.publish("a.0")
     assert await in_time(third.ref("a.0", Gate).ask("look")) >= 1
-    await until(lambda: all(letter.kind >= ASK for letter in remote.letters()))  # nothing is kept of other kinds
+    await until(lambda: all(letter.kind >= ASK for letter in remote.letters()))
 
 
 @pytest.mark.parametrize("overflow", [Overflow.REJECT, Overflow.BLOCK])
