@@ -103,7 +103,9 @@ async def test_who_leaves_more_unread_than_can_be_taken_and_dies_does_not_end_th
     if seconds:
         await victim._answer()
     facts = await victim.call("count")
-    while not facts["downs"]:  # what it left is taken first, a part in each turn: others are answered meanwhile
+    while not facts[
+        "downs"
+    ]:  # what it left is taken first, a part in each turn: others are answered meanwhile
         friendly.send([b"echo"])
         facts = await victim.call("count")
     await until(lambda: friend.received)
