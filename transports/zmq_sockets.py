@@ -42,9 +42,9 @@ UNBOUNDED = 0
 
 Where there is a bound and it is reached, libzmq stops reading that connection, and if the peer dies then while
 heartbeats are on, it aborts the process (``Assertion failed: !_io_error``, libzmq issue 4364, in 4.3.5 and before).
-Whoever sends a megabyte of tiny messages at once reaches a bound of a hundred thousand. So there is none: what an honest
-peer sends without being read is bounded above, by the credit of actors and streams, and `Unfinished` ends the connection
-of any other.
+Whoever sends a megabyte of tiny messages at once reaches a bound of a hundred thousand. So there is none: what an
+honest peer sends without being read is bounded above, by the credit of actors and streams, and `Unfinished` ends the
+connection of any other.
 """
 
 ZERO_COPY_BYTES = 64 * 1024

@@ -22,7 +22,7 @@ LIMIT = 4 * MIB
 SETTINGS = {"max_message_bytes": LIMIT, "shrink_message_bytes": 0}
 FOR_EVER = 4096 * MIB
 PAUSE_S = 0.002
-"""Between two pieces of a flood, of a mebibyte at most: else how much comes between two looks is the machine's affair."""
+"""Between two pieces of a flood, of a mebibyte at most: else the machine decides how much comes between two looks."""
 OVERSHOOT = 400 * MIB
 """What may come between two looks then, also if one is late."""
 SHAPES = {
@@ -90,7 +90,7 @@ async def test_who_sends_whole_messages_faster_than_they_are_taken_is_cut_off_to
 
 @pytest.mark.parametrize("seconds", [0, 0.5], ids=["while it runs", "while its loop is blocked"])
 async def test_who_leaves_more_unread_than_can_be_taken_and_dies_does_not_end_the_process(nodes, seconds):
-    """A regression: with a high-water mark, libzmq aborts the process when a connection breaks that it does not read."""
+    """With a high-water mark, libzmq aborts the process when a connection breaks that it does not read."""
     beats = {"heartbeat_interval_s": 0.05, "heartbeat_timeout_s": 20.0}
     victim, friend = await nodes.process(**beats), await nodes.make(listen=False, **beats)
     friendly = await friend.dial(victim.address)
