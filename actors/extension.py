@@ -125,7 +125,9 @@ class Extensions:
                 return value
             return Ext(BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
         if (code := _CODES.get(kind)) is not None:
-            if value and (code or out.depth):  # else the codec has tried
+            if not value and not code:
+                return value
+            if code or out.depth:  # else the codec has tried
                 body = self._pack(list(value) if code else value, set(map(type, value)), out)
                 if body is not None:
                     return Ext(code, body) if code else Raw(body)
@@ -167,8 +169,8 @@ class Extensions:
         return value
 
     def _rewrite_dict(self, value: dict[Any, Any], path: Path, out: OutOfBand) -> Any:
-        if value and out.depth:
-            body = self._pack(value, set(map(type, value.values())), out)
+        if out.depth and (kinds := set(map(type, value.values()))) <= _NO_BYTES:
+            body = self._pack(value, kinds, out)
             if body is not None:
                 return Raw(body)
         out.depth += 1
