@@ -188,8 +188,8 @@ class Unfinished:
         account.drain()
         if unfinished <= account.most_bytes or self._accounts.get(account.fd) is not account:
             return unfinished
-        if account.has_spoken():
-            account.base_bytes = received
+        if account.has_spoken():  # perhaps with what came after the count above
+            account.base_bytes = received_bytes(account.fd) or received
             return 0
         account.cut(
             f"sent {unfinished:,} bytes that make no message; the limit here is {account.most_bytes - ROOM_BYTES:,}"

@@ -11,7 +11,7 @@ import zmq
 
 from callboard.testing.conformance.network import until
 from callboard.transports.handshake import ACCEPTED
-from callboard.transports.tcp_unfinished import ROOM_BYTES, UNKNOWN_BYTES, received_bytes
+from callboard.transports.tcp_unfinished import ROOM_BYTES, UNKNOWN_BYTES, Unfinished, received_bytes
 
 from .raw_zmtp import call, flood, frame, greet, hello_of, introduce
 
@@ -166,6 +166,42 @@ async def test_the_largest_messages_into_a_loop_that_is_blocked_are_all_taken(no
     near.send([b"still here"])
     await until(lambda: len(server.received) == 13)
     assert server.down == []
+
+
+async def test_messages_that_come_and_are_taken_during_a_look_are_not_missed_at_the_next(nodes):
+    """A regression: the next look took them for a message that does not end."""
+
+    class Talker:
+        taken = taken_bytes = 0
+
+    def drain():
+        for _ in range(2):
+            send(LIMIT)
+            Talker.taken += 1
+
+    def send(size):
+        for at in range(0, size, 65536):
+            near.sendall(bytes(min(65536, size - at)))
+            far.recv(65536, socket.MSG_WAITALL)
+
+    cuts = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as near,
+    ):
+        far, _ = listener.accept()
+        with far:
+            unfinished = Unfinished(1.0)
+            unfinished.add(far.fileno(), drain, cuts.append)
+            unfinished.linked(far.fileno(), Talker, LIMIT)
+            unfinished._look()
+            send(LIMIT + 2 * ROOM_BYTES)
+            unfinished._look()
+            assert Talker.taken == 2
+            unfinished._accounts[far.fileno()].drain = lambda: None
+            unfinished._look()
+            unfinished.close()
+    assert cuts == []
 
 
 async def test_a_slow_message_of_the_largest_size_is_not_cut_off(nodes):
