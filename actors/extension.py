@@ -413,4 +413,7 @@ def _array(data: Any, dtype_text: str, shape: list[int]) -> Any:
         raise DecodeError(f"an array of dtype {dtype_text} does not travel")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise DecodeError(f"{len(data)} bytes are not an array of shape {shape} and dtype {dtype_text}")
-    return numpy.ndarray(shape, dtype, data)
+    if not data:
+        return numpy.ndarray(shape, dtype, data)
+    # Not ndarray(shape, dtype, data): that takes what is behind a memoryview, and its flag could be set to writeable.
+    return numpy.frombuffer(data, dtype).reshape(shape)

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import numpy as np
+import pytest
 
 from callboard.actors.errors import MailboxFull
 from callboard.actors.mailbox import MailboxPolicy
@@ -43,6 +44,8 @@ async def test_arrays_and_views_of_another_process_are_read_only(remote):
         view = await ref.ask(Echo.echo, memoryview(bytearray(2 * MIB)))
         assert not array.flags.writeable
         assert view.readonly
+        with pytest.raises(ValueError, match="cannot set WRITEABLE flag"):
+            array.flags.writeable = True
 
 
 async def test_what_a_message_carries_is_what_it_was_at_the_call_wherever_it_has_to_wait(remote):
