@@ -82,10 +82,12 @@ class MailboxPolicy:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.messages < 1:
-            problems.append(f"mailbox.messages is {self.messages}; it must be at least 1")
-        if self.bytes < 1:
-            problems.append(f"mailbox.bytes is {self.bytes}; it must be at least 1")
+        for name in ("messages", "bytes"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                problems.append(f"mailbox.{name} is {value!r}; it must be a whole number, at least 1")
+        if not isinstance(self.overflow, Overflow):
+            problems.append(f"mailbox.overflow is {self.overflow!r}; it must be {_members(Overflow)}")
         if problems:
             raise ConfigError(problems)
 
@@ -97,3 +99,17 @@ class OnDown(Enum):
     """Raise `ActorUnavailable` at once."""
     WAIT = "wait"
     """Wait for the next incarnation until the deadline."""
+
+
+def check_options(deadline_s: object, retries: object, on_down: object) -> None:
+    """Raise `ValueError` for an option of a reference that is none; None is one that was not given."""
+    if deadline_s is not None and not (isinstance(deadline_s, int | float) and deadline_s > 0):
+        raise ValueError(f"deadline_s is {deadline_s!r}; it must be a number above 0 (math.inf for none)")
+    if retries is not None and (type(retries) is not int or retries < 0):
+        raise ValueError(f"retries is {retries!r}; it must be a whole number, 0 or more")
+    if on_down is not None and not isinstance(on_down, OnDown):
+        raise ValueError(f"on_down is {on_down!r}; it must be {_members(OnDown)}")
+
+
+def _members(kind: type[Enum]) -> str:
+    return " or ".join(str(member) for member in kind)

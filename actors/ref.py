@@ -19,7 +19,7 @@ from .first_items import FirstItems
 from .mailbox import Letter
 from .marks import interleaves, is_idempotent, spelt
 from .pending import INFINITE
-from .policy import DownKind, Executed, OnDown
+from .policy import DownKind, Executed, OnDown, check_options
 from .proxy import Proxy
 from .resolving import unpickled
 from .retry import Attempts
@@ -210,12 +210,9 @@ class Ref(Generic[A_co]):
 
         ``deadline_s`` may be ``math.inf``. ``retries`` counts further tries after failures that ran
         nothing, or of methods declared idempotent; they prefer instances that have not failed. ``message_id`` is
-        for tells to a durable actor: of those with one id within its window, one is stored.
+        for tells to a durable actor: of those with one id within its window, one is stored. Raises `ValueError`.
         """
-        if deadline_s is not None and not deadline_s > 0:
-            raise ValueError(f"deadline_s is {deadline_s}; it must be above 0 (math.inf for none)")
-        if retries is not None and retries < 0:
-            raise ValueError(f"retries is {retries}; it must be 0 or more")
+        check_options(deadline_s, retries, on_down)
         new = self._named(self.name)
         new._deadline_s = self._deadline_s if deadline_s is None else deadline_s
         new._retries = self._retries if retries is None else retries

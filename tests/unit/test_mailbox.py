@@ -102,7 +102,9 @@ def test_husks_of_cancelled_messages_do_not_pile_up():
 
 @pytest.mark.parametrize(("field", "value"), [("messages", 0), ("bytes", 0), ("messages", -1)])
 def test_bounds_that_hold_nothing_are_refused(field, value):
-    with pytest.raises(ConfigError, match=f"mailbox.{field} is {value}; it must be at least 1"):
+    with pytest.raises(
+        ConfigError, match=f"mailbox.{field} is {value}; it must be a whole number, at least 1"
+    ):
         MailboxPolicy(**{field: value})
 
 
@@ -255,3 +257,19 @@ def test_what_is_set_aside_counts_while_peers_are_sent_back_too():
     assert (len(box), box.bytes) == (1, 5)
     box.put_back([aside])
     assert (len(box), box.bytes, box.husks) == (1, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"messages": "4"}, "mailbox.messages is '4'; it must be a whole number"),
+        ({"bytes": 1.5}, "mailbox.bytes is 1.5; it must be a whole number"),
+        (
+            {"overflow": "block"},
+            "mailbox.overflow is 'block'; it must be Overflow.REJECT or Overflow.BLOCK or",
+        ),
+    ],
+)
+def test_a_policy_of_other_types_is_refused_where_it_is_made(options, text):
+    with pytest.raises(ConfigError, match=text):
+        MailboxPolicy(**options)

@@ -177,10 +177,13 @@ async def test_options_make_another_reference_and_keep_what_is_not_given(pair):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"deadline_s": 0}, "deadline_s is 0; it must be above 0"),
+        ({"deadline_s": 0}, "deadline_s is 0; it must be a number above 0"),
+        ({"deadline_s": "1"}, "deadline_s is '1'; it must be a number above 0"),
         ({"deadline_s": -1.0}, "deadline_s is -1.0"),
         ({"deadline_s": math.nan}, "deadline_s is nan"),
-        ({"retries": -1}, "retries is -1; it must be 0 or more"),
+        ({"retries": -1}, "retries is -1; it must be a whole number, 0 or more"),
+        ({"retries": 1.5}, "retries is 1.5"),
+        ({"on_down": "wait"}, "on_down is 'wait'; it must be OnDown.FAIL or OnDown.WAIT"),
     ],
 )
 async def test_options_out_of_range_are_refused(pair, options, text):
