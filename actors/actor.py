@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Hashable
+from inspect import iscoroutinefunction, unwrap
+from types import FunctionType
 from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from .current import DeliveryFacts, delivery, is_cancelled
@@ -12,6 +14,7 @@ from .directory import split_name
 from .inner import Inner, Owner, Watch, inner_of
 from .policy import StopReason
 from .ref import Down, Ref
+from .signature import HOOKS
 from .stash import leave
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -170,7 +173,13 @@ class ActorContext:
         self._inner().stash.put_back()
 
     def _inner(self) -> Inner:
-        asyncio.get_running_loop()  # raises in a thread, where none of this is safe
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # in a thread, where none of this is safe
+            raise RuntimeError(
+                "watches, timers and unstash are for the event loop, and this is the thread of a blocking method:"
+                " tell the actor itself (self.context.ref.tell) what shall happen"
+            ) from None
         return inner_of(self._cell)
 
 
@@ -214,6 +223,10 @@ def objection(cls: Any) -> str:
         return f"{cls.__name__}.concurrency is {cls.concurrency!r}; it must be a whole number above 0"
     if type(cls.stash_limit) is not int or cls.stash_limit < 0:
         return f"{cls.__name__}.stash_limit is {cls.stash_limit!r}; it must be a whole number, 0 or above"
+    for name in sorted(HOOKS):
+        hook = getattr(cls, name)
+        if isinstance(hook, FunctionType) and not iscoroutinefunction(unwrap(hook)):
+            return f"{cls.__name__}.{name} is a plain method; a hook is awaited: async def {name}"
     return ""
 
 

@@ -148,7 +148,7 @@ def check_classes(reader: Reader, config: Config) -> None:
 
 def find_class(class_path: str) -> type | str:
     """The actor class that "module:Class" names, or what is wrong with it."""
-    from callboard.actors.actor import Actor
+    from callboard.actors.actor import Actor, objection
 
     module_name, _, qualname = class_path.partition(":")
     try:
@@ -162,7 +162,7 @@ def find_class(class_path: str) -> type | str:
         found = getattr(found, part)
     if not isinstance(found, type) or not issubclass(found, Actor):
         return f'"{class_path}" is not an actor; derive it from callboard.Actor'
-    return found
+    return objection(found) or found
 
 
 def _check_arguments(reader: Reader, path: Path, cls: type, spec: ActorSpec) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from callboard.actors.actor import Actor
+from callboard.actors.actor import Actor, objection
 from callboard.actors.policy import MailboxPolicy
 from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import ConfigError
@@ -32,8 +32,8 @@ def check_spawn(
     ``passing``: messages would be stored in a namespace that no other system will ever have.
     """
     problems = []
-    if not (isinstance(cls, type) and issubclass(cls, Actor)):
-        problems.append(f"{cls!r} is not a class that derives from callboard.Actor")
+    if why := objection(cls):
+        problems.append(why)
     if name in taken:
         problems.append(f'there is an actor or a process called "{name}" already; choose another name')
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):

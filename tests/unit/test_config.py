@@ -35,6 +35,12 @@ class Anything(Actor):
 
 class NotAnActor:
     pass
+
+class Idle(Actor):
+    concurrency = 0
+
+class Sync(Actor):
+    def on_start(self) -> None: ...
 """
 
 GOOD = """
@@ -195,6 +201,11 @@ def test_the_file_name_and_the_columns_are_as_documented(config_of: Parse, tmp_p
     [
         ('class = "nowhere_at_all:Thing"', 'cannot import "nowhere_at_all": ModuleNotFoundError'),
         ('class = "config_actors:NotAnActor"', '"config_actors:NotAnActor" is not an actor'),
+        ('class = "config_actors:Idle"', "Idle.concurrency is 0; it must be a whole number above 0"),
+        (
+            'class = "config_actors:Sync"',
+            "Sync.on_start is a plain method; a hook is awaited: async def on_start",
+        ),
         ('class = "config_actors"', 'takes a class as "module:Class", not "config_actors"'),
         ("replicas = 1", "has no class"),
         ('class = "config_actors:Worker"\nargs = ["m", 1, 2]', "3 arguments, Worker takes 2: model, size"),
