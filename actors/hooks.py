@@ -61,8 +61,16 @@ HOOKS = Hooks()
 def install_hooks(*, metrics: Metrics | None = None, tracing: Tracing | None = None) -> None:
     """Install hooks for all actors of this process, in place of those before; None takes them out.
 
-    Each process has its own: call it at the import of a module of the actors, or in ``on_start``.
+    Each process has its own: call it at the import of a module of the actors, or in ``on_start``. Raises
+    `TypeError` for what is not `Metrics` or not `Tracing`.
     """
+    for hook, kind, methods in (
+        (metrics, "metrics", ("handled",)),
+        (tracing, "tracing", ("sending", "handling")),
+    ):
+        for name in methods if hook is not None else ():
+            if not callable(getattr(hook, name, None)):
+                raise TypeError(f"{kind} is {hook!r}, which has no method {name}; see callboard.actors.hooks")
     HOOKS.metrics, HOOKS.tracing = metrics, tracing
     HOOKS.on = metrics is not None or tracing is not None
 
