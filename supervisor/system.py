@@ -320,11 +320,12 @@ class System:
         With ``durable`` tells to it are stored and delivered until they were handled, which needs the nats plane.
 
         Raises `StartupFailed` with the traceback, `ConfigError` for a name that is taken or counts that do
-        not fit, `TypeError` if the arguments cannot be sent.
+        not fit, `TypeError` if the arguments cannot be sent, `SystemFailed`.
         """
         supervisor = self._supervisor
         if supervisor is None or self._stop is not None:
-            raise SupervisionError(f"the system is {self._state.value}; start it first: async with System()")
+            why = f"the system is {self._state.value}; start it first: async with System()"
+            raise self._failure or SupervisionError(why)
         name = name or snake_case(getattr(cls, "__name__", ""))
         taken = {name for slot in supervisor.slots.values() for name in slot.names()}
         check_spawn(cls, name, replicas, processes, taken, passing=bool(durable) and self._is_passing)

@@ -13,7 +13,7 @@ import pytest
 from callboard.actors.errors import ActorUnavailable
 from callboard.actors.policy import Executed, OnDown
 from callboard.actors.ref import Ref
-from callboard.supervisor.errors import SupervisionError, SystemFailed
+from callboard.supervisor.errors import SystemFailed
 from callboard.supervisor.guardian import start_time
 from callboard.supervisor.spec import Limits, RestartKind, RestartPolicy
 from callboard.supervisor.status import State
@@ -222,7 +222,7 @@ async def test_deaths_beyond_the_budget_stop_the_system_with_the_reason(cluster:
     assert status.state is State.FAILED
     assert status.actor("echo.0").state is State.FAILED
     assert [process.pid for process in status.processes] == [0, 0]
-    with pytest.raises(SupervisionError):
+    with pytest.raises(SystemFailed, match=r"because of echo\.0: "):
         await system.spawn(Echo, name="more")
 
 
