@@ -76,8 +76,8 @@ fuzz: $(VENV)/dev.stamp  ## Feed INPUTS=1000000 hostile inputs to what a peer ca
 	done
 
 soak-mixed: $(VENV)/dev.stamp  ## Load a system while its processes die and freeze (SECONDS=600 PLANE=tcp SEED=n)
-	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) SOAK_LEAK_BYTES=$(LEAK_BYTES) \
-	  $(BIN)/pytest -s -q -k "[$(PLANE)]" tests/soak/test_mixed.py
+	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) SOAK_LEAK_BYTES=$(LEAK_BYTES) SOAK_PLANE=$(PLANE) \
+	  $(BIN)/pytest -s -q tests/soak/test_mixed.py
 
 clean:  ## Remove the environments and everything built
 	@rm -rf $(VENV) $(VENV)-lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

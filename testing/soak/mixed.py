@@ -19,13 +19,14 @@ from .actors import Driver, Leaky, Narrow, Watched, Worker, counts
 from .chaos import Chaos
 from .ledger import Ledger
 from .load import PATIENT_S, Load, Targets
-from .measures import Samples
+from .measures import FEWEST, Samples
 from .verdict import SHOWN, Verdict, judge
 
 WORKERS = 3
 RATE = 80.0
 """Messages a second of each of three loads."""
 SAMPLE_S = 1.0
+SHORTEST_S = FEWEST + 2
 READY_S = 60.0
 TOLD_S = PATIENT_S + 10
 QUIET_S = 20.0
@@ -42,6 +43,12 @@ class Plan:
     seed: int
     leak_bytes: int = 0
     """Planted: so many bytes of each ask of the steady worker are kept for ever."""
+
+    def __post_init__(self) -> None:
+        if not self.seconds >= SHORTEST_S:
+            raise ValueError(
+                f"a soak of {self.seconds:g} s; it must be of {SHORTEST_S} s at least, to show a drift"
+            )
 
 
 @dataclass(slots=True)
