@@ -108,13 +108,13 @@ class Codec:
 
     def decode(self, body: msgspec.Raw | bytes, buffers: Sequence[bytes | memoryview] = ()) -> Any:
         """Decode one body; ``buffers`` are the frames that came with it. Raises `DecodeError`."""
-        self._extensions.buffers = list(buffers)
+        outer, self._extensions.buffers = self._extensions.buffers, list(buffers)
         try:
             return self._decode(body)
         except MALFORMED as error:
             raise DecodeError(f"malformed value: {error}") from None
-        finally:
-            self._extensions.buffers = []
+        finally:  # the ``__post_init__`` of a Struct may send something that is decoded at once
+            self._extensions.buffers = outer
 
     def answers(self, frames: Sequence[bytes | memoryview]) -> list[Answer]:
         """Decode a message of the answering side, bodies and all; raises one of `MALFORMED`, or `DecodeError`.
@@ -123,11 +123,11 @@ class Codec:
         """
         if len(frames) == 1:
             return self._answers(frames[0])
-        self._extensions.buffers = list(frames[1:])
+        outer, self._extensions.buffers = self._extensions.buffers, list(frames[1:])
         try:
             return self._answers(frames[0])
         finally:
-            self._extensions.buffers = []
+            self._extensions.buffers = outer
 
 
 def decode_plain(body: msgspec.Raw | bytes) -> Any:

@@ -214,3 +214,18 @@ def test_the_forms_on_the_wire_stay_what_they_are(value, form):
     body, buffers = Codec().encode(value, "value")
     assert (body, buffers) == (pack(form), None)
     assert same(Codec().decode(body), value)
+
+
+class Decoding(msgspec.Struct):
+    """Has something decoded while it is built."""
+
+    def __post_init__(self):
+        nested.decode(*nested.encode([b"y" * 70_000], "a value"))
+
+
+nested = Codec()
+
+
+def test_what_is_decoded_meanwhile_leaves_the_buffers_of_a_value_alone():
+    value = [Decoding(), b"x" * 70_000]
+    assert nested.decode(*nested.encode(value, "a value"))[1] == value[1]
