@@ -6,7 +6,7 @@ place for that, so it is noted beside it; `outcome` reads both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from callboard.transports.errors import CallboardError
 
@@ -22,6 +22,8 @@ class Outcome:
     executed: Executed
     actor: str = ""
     incarnation: int = 0
+    items: int = 0
+    """How many items of a stream had arrived."""
 
     @property
     def retry_is_safe(self) -> bool:
@@ -35,9 +37,14 @@ def outcome(error: BaseException) -> Outcome:
     Of an error that passed through several actors, callboard's own name the innermost, others the one that was asked.
     """
     if isinstance(error, CallboardError):
-        return Outcome(error.executed, error.actor, error.incarnation)
+        return Outcome(error.executed, error.actor, error.incarnation, getattr(error, "items", 0))
     noted = vars(error).get(_NOTE)
     return noted if isinstance(noted, Outcome) else Outcome(Executed.MAYBE)
+
+
+def note_items(error: BaseException, items: int) -> None:
+    """Note how many items of a stream came before ``error``, an exception of the application."""
+    vars(error)[_NOTE] = replace(outcome(error), items=items)
 
 
 def note(error: BaseException, actor: str, incarnation: int, executed: Executed) -> None:

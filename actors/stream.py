@@ -9,7 +9,10 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from callboard.transports.errors import CallboardError
+
 from .errors import ActorError, DeadlineExceeded
+from .outcome import note_items
 from .policy import Executed
 from .producer import WINDOW_BYTES, WINDOW_ITEMS
 
@@ -61,6 +64,8 @@ class Reader:
         self.done = True
         if isinstance(error, ActorError) and self.received:
             error = _with_items(error, self.received)
+        elif error is not None and not isinstance(error, CallboardError):
+            note_items(error, self.received)
         self.error = error
         if self._timer is not None:
             self._timer.cancel()

@@ -15,6 +15,7 @@ from callboard.actors.errors import (
     EncodeError,
     UnknownMethod,
 )
+from callboard.actors.outcome import outcome
 from callboard.actors.policy import Executed
 from callboard.actors.producer import WINDOW_BYTES, WINDOW_ITEMS
 
@@ -260,6 +261,7 @@ async def test_an_error_comes_after_the_items_before_it(pair):
             got, error = await drain(ref.stream(method, items))
             assert got == list(range(items))
             assert (type(error), str(error)) == (ValueError, "no more")
+            assert (outcome(error).items, outcome(error).executed) == (items, Executed.YES)
     assert await ref.ask(Failing.echo, 1) == 1
 
 
