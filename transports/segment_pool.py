@@ -122,6 +122,11 @@ class Pool:
     def __getitem__(self, number: int) -> Segment:
         return self.segments.get(number) or self._retired[number]
 
+    def holds(self, number: int, slot: int, owner: int) -> bool:
+        """True if what a link has leased is still leased to it, and nobody has taken it."""
+        segment = self.segments.get(number) or self._retired.get(number)
+        return segment is not None and segment.owners[slot] == owner and segment.memory.states[slot] == LEASED
+
     @property
     def total_bytes(self) -> int:
         """Bytes of all segments, those included that wait for their last reader."""

@@ -57,7 +57,8 @@ class NetworkSettings:
     """``DYN_TCP_CONNECT_TIMEOUT``: limit for connection and handshake together.
     On nats: the same, the way to the server included if there is no connection."""
     channel_buffer: int = 100
-    """``DYN_TCP_CHANNEL_BUFFER``: messages (batches) queued per link before it counts as full.
+    """``DYN_TCP_CHANNEL_BUFFER``: messages (batches) that the sender queues per link before
+    it counts as full; what a busy receiver has not read yet is bounded by credit, not by this.
     On nats: the same, behind a window of bytes that the peer has not acknowledged."""
     insecure: bool = False
     """Allow a bind that is not loopback without keys.

@@ -231,10 +231,15 @@ class Sharing:
         return gone
 
     def restore(self, frames: Frames) -> Frames:
-        """Return a message of ours that was not sent as it was given to the link; read-only. Before `close`."""
+        """Return a message of ours that was not sent as it was given to the link; read-only. Before `close`.
+
+        Returned as it is, with the word of the plane in front, if the peer has freed what it has not been given.
+        """
         if frames[0][:2] != SHARED:
             return frames
         leases, _, _ = _decode_shared(frames[0][2:])
+        if not all(self._pool.holds(number, slot, self._owner) for _, number, slot, _ in leases):
+            return frames
         whole = list(frames[1:])
         for index, number, slot, length in leases:
             whole.insert(index, _memory(self._pool[number]).read(slot, length))

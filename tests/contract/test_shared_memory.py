@@ -30,6 +30,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 on = pytest.mark.parametrize("nodes", ["ipc", "tcp", "nats"], indirect=True)
+SOAK = bool(os.environ.get("CALLBOARD_SOAK"))
 PATIENT = {"heartbeat_interval_s": 10.0, "heartbeat_timeout_s": 30.0}
 
 
@@ -156,9 +157,7 @@ async def test_links_that_come_and_go_with_views_held_do_not_make_the_pool_grow(
             near.send([b"head", bytes(MIB)])
             await until(lambda count=count: len(held) > count)
         near.close()
-        await until(
-            lambda: client.down and not client.network.statistics()["tcp"].links if False else client.down
-        )
+        await until(lambda: client.down)
         client.down.clear()
         assert pool().total_bytes <= 64 * MIB
     held.clear()
@@ -174,16 +173,17 @@ async def test_links_that_come_and_go_with_views_held_do_not_make_the_pool_grow(
 @on
 @pytest.mark.timeout(300)
 async def test_death_of_sender_or_receiver_while_memory_is_leased_leaks_nothing(nodes):
-    """50 deaths; each peer holds slots of ours, and we hold views of its, when it is killed."""
-    rounds, at_once = 10, 5
-    client = await nodes.make(**PATIENT)
-    stays = await nodes.make(**PATIENT)
+    """Each peer holds slots of ours, and we hold views of its, when it is killed; 50 deaths in a soak."""
+    beats = PATIENT | {"heartbeat_interval_s": 1.0}  # a death is heard on NATS with the next one
+    rounds, at_once = 10 if SOAK else 4, 5 if SOAK else 3
+    client = await nodes.make(**beats)
+    stays = await nodes.make(**beats)
     near = await client.dial(stays)
     await shared(near, stays, bytes(MIB))
     data = os.urandom(MIB)
     sizes = []
     for _ in range(rounds):
-        peers = [await nodes.process(**PATIENT) for _ in range(at_once)]
+        peers = await asyncio.gather(*(nodes.process(**beats) for _ in range(at_once)))
         views = []
         client.keeps = False
         client.on_received = lambda link, frames, views=views: views.append(frames[1])
@@ -431,3 +431,20 @@ async def test_a_peer_of_another_host_is_not_offered_anything(nodes, monkeypatch
     assert not link_counts(near)
     assert replace(near.peer, features=()) == server.identity
     await asyncio.sleep(0)
+
+
+@on
+async def test_a_peer_that_frees_what_it_was_not_given_ends_no_more_than_its_link(nodes):
+    server, client, near, _ = await nodes.pair()
+    await shared(near, server, bytes(MIB))
+    sharing = near._shared if nodes.plane == "nats" else near.shared
+    frames = sharing.export((b"head", b"1" * MIB))
+    assert sharing.restore(frames) == (b"head", b"1" * MIB)
+    (segment,) = pool().segments.values()
+    for slot in range(len(segment.owners)):
+        segment.memory.states[slot] = FREE
+    assert sharing.restore(frames) == frames
+    pool()._make_room(pool().limit_bytes)
+    assert sharing.restore(frames) == frames
+    near.close()
+    await until(lambda: client.down)
