@@ -2,7 +2,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= auto
+# Many tests wait for processes, so that three at a time are no burden for two processors.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((n < 3 ? 3 : n)))
 CONFIG ?= examples/serving/serve.toml
 TESTS ?=
 PEERS ?=

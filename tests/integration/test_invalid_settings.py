@@ -24,6 +24,7 @@ NONSENSE = {
     "DYN_TCP_MAX_MESSAGE_SIZE": ("32MB", "a whole number between 65,536 and"),
     "DYN_TCP_SHRINK_MESSAGE_SIZE": ("-1", "a whole number between 0 and"),
     "CALLBOARD_SHARED_MEMORY_BYTES": ("-1", "a whole number between 0 and"),
+    "CALLBOARD_ENCODE_IN_PROCESS": ("perhaps", "true or false"),
     "DYN_TCP_REQUEST_TIMEOUT": ("soon", "a number between 0.001 and"),
     "DYN_TCP_POOL_SIZE": ("0", "a whole number between 1 and"),
     "DYN_TCP_CONNECT_TIMEOUT": ("nan", "a number between 0.001 and"),
