@@ -268,7 +268,7 @@ class Outlet:
                 self._credit -= 1
             else:
                 self.outbox.check(len(part) + (0 if buffers is None else total_bytes(buffers)))
-                self._backlog.append((call_id, part, stable(buffers or ()), size))
+                self._backlog.append((call_id, part, stable(buffers) if buffers else (), size))
                 self._waiting_bytes += size
                 self.crowded = self.crowded or not self._has_room()
         except TooLarge as error:
