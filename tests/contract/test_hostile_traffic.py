@@ -159,7 +159,7 @@ async def test_strangers_who_take_every_descriptor_make_room_for_who_has_somethi
             await victim._answer()
         near.send([b"echo"])
         await until(lambda: friend.received)
-        later = await nodes.make(listen=False)
+        later = await nodes.make(listen=False, connect_timeout_s=60.0)  # it comes behind 300 others
         link = await later.dial(victim.address)
         link.send([b"echo"])
         await until(lambda: later.received)

@@ -102,8 +102,9 @@ async def test_who_waits_for_the_next_incarnation_is_not_sent_to_who_waits_for_i
     component = pair.near.ref("m", Member)
     await stop_unheard(pair, "m.1")
     options = {"on_down": OnDown.WAIT}
+    listeners = len(third.directory._listeners)
     asking = asyncio.create_task(ref.ask(Member.ask_others, component, "name", options))
-    await turns(50)
+    await until(lambda: len(third.directory._listeners) > listeners, "it was at m.1, and waits for news")
     assert not asking.done()
     for node in pair.nodes:
         node.remove_location("m.1", 1, "it was stopped")
