@@ -87,7 +87,7 @@ def with_trace(extra: dict[str, Any] | None, target: str, method: str) -> dict[s
     return {**(extra or {}), TRACE: headers} if headers else extra
 
 
-class Watched:
+class Observed:
     """Around one handler: calls the hooks, and lets nothing that they raise reach the message."""
 
     __slots__ = ("_actor", "_context", "_extra", "_method", "_start_s")

@@ -254,10 +254,6 @@ class Origin:
             facts["n"] = letter.producer.sent
         self.post_plain((ERROR, letter.id, facts))
 
-    def finish(self, letter: Letter, items: int) -> None:
-        """End a stream after ``items`` items; its END is posted by the producer."""
-        self.calls.pop(letter.id, None)
-
     def producer(self, letter: Letter) -> RemoteProducer:
         """Make the sending side of a stream."""
         granted = (letter.extra or {}).get("w")

@@ -108,9 +108,8 @@ class Outlet:
         call_id = self._next_id()
         future: asyncio.Future[Any] = self._create_future()
         pending = self._pending
-        pending.calls[call_id] = Call(
-            future, self, deadline, method
-        )  # before it is sent: the link may break of it
+        # Before it is sent: the link may break of that.
+        pending.calls[call_id] = Call(future, self, deadline, method)
         if deadline < pending.nearest:
             pending.nearest = deadline
             pending.arm(deadline)

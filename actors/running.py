@@ -10,7 +10,7 @@ from typing import Any
 
 from .codec import Codec
 from .errors import BadArguments, CodecError
-from .hooks import HOOKS, Watched
+from .hooks import HOOKS, Observed
 from .mailbox import Letter
 from .signature import Run
 
@@ -88,7 +88,7 @@ async def run_handler(actor: Any, letter: Letter, args: list[Any], kwargs: dict[
     """Run the handler of a letter to its end, whatever kind it is, within the hooks; returns its result."""
     if not HOOKS.on:
         return await _run(actor, letter, args, kwargs)
-    with Watched(letter.cell.location.name, letter.method.name, letter.extra):
+    with Observed(letter.cell.location.name, letter.method.name, letter.extra):
         return await _run(actor, letter, args, kwargs)
 
 
