@@ -1,10 +1,11 @@
-"""What a worker needs from an engine."""
+"""What a worker needs from an engine, and what it may offer beyond that."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+from ..kv.changes import EngineChange
 from ..protocol import GenerateRequest, Load, ModelInfo, Piece
 
 
@@ -24,8 +25,36 @@ class Engine(Protocol):
         """Return what the engine is doing and has done."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
-        """Yield the text of each token (one may be empty), then one `Finish`.
+        """Yield the text of each token (one may be empty) or its id, then one `Finish`; see `ModelInfo.input`.
 
-        Honours every field of ``request``. Closing the generator, or cancelling its task, stops the work for
-        it at once. Raises `ContextTooLong` before the first piece.
+        Honours every field of ``request``; continues after ``request.done`` as if it had made that itself. Closing
+        the generator, or cancelling its task, stops the work for it at once. Raises `ContextTooLong` before the
+        first piece.
         """
+
+
+@runtime_checkable
+class EventingEngine(Engine, Protocol):
+    """An engine that says what is in its KV cache."""
+
+    def on_kv_changes(self, listener: Callable[[Sequence[EngineChange]], None]) -> None:
+        """Call ``listener``, on the event loop, with the changes in their order; set before `start`.
+
+        An engine that has lost some begins again: with `AllCleared`, and with what is there.
+        """
+
+
+@runtime_checkable
+class HandoverEngine(Engine, Protocol):
+    """An engine that can compute a prompt for another one (prefill), and go on from such a state (decode)."""
+
+    async def prefill(self, request: GenerateRequest) -> dict[str, Any]:
+        """Compute the prompt; return what the decoding engine finds in ``request.handover``. Cancelled as `generate` is."""
+
+
+@runtime_checkable
+class TruthfulEngine(Engine, Protocol):
+    """An engine whose cache can be looked into; for tests and benchmarks."""
+
+    def resident_blocks(self) -> dict[int, set[int]]:
+        """Return the sequence hashes of the blocks that are in the cache, by data-parallel rank."""

@@ -1,0 +1,1 @@
+"""The event plane: typed publish and subscribe, independent of the request plane."""
