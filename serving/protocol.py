@@ -43,7 +43,7 @@ class Role(Enum):
 
 
 class Message(Struct, frozen=True):
-    """One turn of a chat; ``fields`` is what else the client said of it (``tool_calls``, ``name``, parts of content)."""
+    """One turn of a chat; ``fields`` is what else the client said of it (``tool_calls``, ``name``)."""
 
     role: str
     content: str

@@ -49,7 +49,7 @@ class HandoverEngine(Engine, Protocol):
     """An engine that can compute a prompt for another one (prefill), and go on from such a state (decode)."""
 
     async def prefill(self, request: GenerateRequest) -> dict[str, Any]:
-        """Compute the prompt; return what the decoding engine finds in ``request.handover``. Cancelled as `generate` is."""
+        """Compute the prompt; return what the decoding engine finds in ``request.handover``."""
 
 
 @runtime_checkable

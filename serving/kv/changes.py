@@ -1,7 +1,7 @@
 """What workers say of their KV caches: the events of topic ``kv``, and what engines say before it is normalised.
 
 A block is named by its *sequence hash*, which stands for the block and everything before it (see
-`callboard.serving.kv.hashing`), so that the same prefix has the same name on every worker, whatever the engine calls it.
+`callboard.serving.kv.hashing`), so that the same prefix has the same name on every worker.
 Hashes travel packed: unsigned 64-bit little-endian numbers, one after the other.
 """
 
