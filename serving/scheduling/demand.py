@@ -61,3 +61,12 @@ class Wait(NamedTuple):
     """Nobody may take the request now: it waits for load to end."""
 
     why: str
+
+
+class Refusal(NamedTuple):
+    """Nobody takes the request, and waiting is not worth it."""
+
+    why: str
+
+
+Placement = Choice | Wait | Refusal
