@@ -40,8 +40,10 @@ def place(made: Scheduler, name: str, overlaps: dict[Rank, int] | None = None, *
 
 def test_the_worker_with_the_prefix_is_chosen() -> None:
     choice = place(scheduler(), "a", {Rank(1): 6, Rank(2): 2})
-    assert choice.rank == Rank(1) and choice.overlap_blocks == 6
-    assert choice.costs == {Rank(0): 16.0, Rank(1): 10.0, Rank(2): 14.0} and choice.cost == 10.0
+    assert choice.rank == Rank(1)
+    assert choice.overlap_blocks == 6
+    assert choice.costs == {Rank(0): 16.0, Rank(1): 10.0, Rank(2): 14.0}
+    assert choice.cost == 10.0
 
 
 def test_load_outweighs_a_prefix() -> None:
@@ -90,7 +92,8 @@ def test_direct_takes_the_worker_that_is_named_and_no_other() -> None:
     assert place(made, "a", pinned=Rank(2)).rank == Rank(2)
     assert isinstance(made.place(demand("b"), RANKS, {}, 0.0), Refusal)
     refusal = made.place(demand("c", pinned=Rank(7)), RANKS, {}, 0.0)
-    assert isinstance(refusal, Refusal) and "worker 7" in refusal.why
+    assert isinstance(refusal, Refusal)
+    assert "worker 7" in refusal.why
 
 
 def test_a_pin_without_that_rank_takes_another_rank_of_the_worker() -> None:
@@ -102,7 +105,9 @@ def test_full_workers_refuse() -> None:
     for n in range(3):
         place(made, f"r{n}")
     refusal = made.place(demand("more"), RANKS, {}, 0.0)
-    assert isinstance(refusal, Refusal) and "max_outstanding" in refusal.why and "3 workers" in refusal.why
+    assert isinstance(refusal, Refusal)
+    assert "max_outstanding" in refusal.why
+    assert "3 workers" in refusal.why
     made.finish("r1")
     assert isinstance(made.place(demand("more"), RANKS, {}, 0.0), Choice)
 
@@ -129,7 +134,8 @@ def test_busy_workers_are_passed_over_and_when_all_are_busy_requests_are_refused
     assert place(made, "a").rank == Rank(2)
     made.report(2, [load])
     refusal = made.place(demand("b"), RANKS, {}, 0.0)
-    assert isinstance(refusal, Refusal) and "active_decode_blocks_threshold = 0.5" in refusal.why
+    assert isinstance(refusal, Refusal)
+    assert "active_decode_blocks_threshold = 0.5" in refusal.why
     made.remove_worker(1)
     assert place(made, "c").rank == Rank(1)
 
@@ -151,9 +157,11 @@ def test_a_session_stays_where_it_was() -> None:
     assert place(made, "b", {other: 8}, session="s").rank == first
     rest = [rank for rank in RANKS if rank != first]
     moved = made.place(demand("c", session="s"), rest, {}, 1.0)
-    assert isinstance(moved, Choice) and moved.rank in rest
+    assert isinstance(moved, Choice)
+    assert moved.rank in rest
     again = made.place(demand("d", session="s"), RANKS, {}, 2.0)
-    assert isinstance(again, Choice) and again.rank == moved.rank
+    assert isinstance(again, Choice)
+    assert again.rank == moved.rank
 
 
 @pytest.mark.parametrize("mode", ["soft", "hard"])
@@ -164,9 +172,11 @@ def test_a_busy_worker_loses_a_soft_session_and_keeps_a_hard_one_waiting(mode: s
     first = place(made, "a", session="s").rank
     second = made.place(demand("b", session="s"), RANKS, {}, 0.0)
     if mode == "hard":
-        assert isinstance(second, Wait) and "'s'" in second.why
+        assert isinstance(second, Wait)
+        assert "'s'" in second.why
     else:
-        assert isinstance(second, Choice) and second.rank != first
+        assert isinstance(second, Choice)
+        assert second.rank != first
 
 
 def test_two_routers_that_tell_each_other_do_not_herd() -> None:
@@ -205,7 +215,8 @@ def test_what_another_router_says_twice_or_out_of_the_blue_is_harmless() -> None
     first, second = scheduler(told), scheduler()
     place(first, "a")
     second.apply(1, [*told, *told], 0.0)
-    assert second.statistics()["remote"] == 1 and second.statistics()["dropped_remote"] == 1
+    assert second.statistics()["remote"] == 1
+    assert second.statistics()["dropped_remote"] == 1
     first.first_token("a")
     first.finish("a")
     second.apply(1, [*told, *told[-1:]], 0.0)

@@ -23,7 +23,10 @@ from callboard.transports.errors import ConfigError
 RANKS = [Rank(0), Rank(1), Rank(1, 1), Rank(3)]
 
 
-def one_cost(weights: Weights = Weights(), **changes: float) -> float:
+DEFAULTS = Weights()
+
+
+def one_cost(weights: Weights = DEFAULTS, **changes: float) -> float:
     facts = {
         "request_blocks": 10.0, "waiting_blocks": 0.0, "least_waiting_blocks": 0.0, "overlap_blocks": 0.0,
         "decode_blocks": 0.0, "active_requests": 0,
@@ -63,7 +66,8 @@ def test_active_requests_and_prefill_count_by_their_weights() -> None:
 def test_equal_costs_are_drawn_from() -> None:
     rng = Random(7)
     drawn = Counter(cheapest({"a": 1.0, "b": 1.0, "c": 2.0}, 0.0, rng) for _ in range(400))
-    assert set(drawn) == {"a", "b"} and min(drawn.values()) > 150
+    assert set(drawn) == {"a", "b"}
+    assert min(drawn.values()) > 150
 
 
 def test_a_temperature_draws_by_cost() -> None:
@@ -92,7 +96,8 @@ def test_power_of_two_never_takes_the_most_loaded() -> None:
     policy = PowerOfTwo(Random(3))
     running = {Rank(0): 0, Rank(1): 1, Rank(1, 1): 2, Rank(3): 9}
     drawn = Counter(policy.pick(RANKS, running) for _ in range(500))
-    assert Rank(3) not in drawn and set(drawn) == {Rank(0), Rank(1), Rank(1, 1)}
+    assert Rank(3) not in drawn
+    assert set(drawn) == {Rank(0), Rank(1), Rank(1, 1)}
     assert policy.pick([Rank(3)], running) == Rank(3)
 
 
@@ -145,7 +150,8 @@ def test_blocks_that_requests_share_count_once() -> None:
     active.end("a")
     assert active.on(rank).blocks == 3 + 1
     active.end("b")
-    assert active.on(rank).blocks == 0 and len(active) == 0
+    assert active.on(rank).blocks == 0
+    assert len(active) == 0
 
 
 def test_a_request_counts_as_prefill_until_its_first_token() -> None:
@@ -153,7 +159,9 @@ def test_a_request_counts_as_prefill_until_its_first_token() -> None:
     active.add("a", placed(rank, BLOCKS[0], 50))
     active.add("b", placed(rank, BLOCKS[1], 7))
     assert active.on(rank).prefill_tokens == 57
-    assert active.first_token("a") and not active.first_token("a") and not active.first_token("nobody")
+    assert active.first_token("a")
+    assert not active.first_token("a")
+    assert not active.first_token("nobody")
     assert active.on(rank).prefill_tokens == 7
     active.end("b")
     assert active.on(rank).prefill_tokens == 0
@@ -201,12 +209,14 @@ def test_the_books_are_those_of_the_requests_that_run(data: st.DataObject) -> No
 def test_a_worker_that_failed_gets_nothing_then_one_probe() -> None:
     breaker = Breaker(5.0, 60.0)
     breaker.failed(0, 100.0)
-    assert breaker.allowed([0, 1], 104.9) == [1] and breaker.inhibited == [0]
+    assert breaker.allowed([0, 1], 104.9) == [1]
+    assert breaker.inhibited == [0]
     assert breaker.allowed([0, 1], 105.0) == [0, 1]
     breaker.chosen(0)
     assert breaker.allowed([0, 1], 105.0) == [1]
     breaker.succeeded(0)
-    assert breaker.allowed([0, 1], 105.0) == [0, 1] and breaker.inhibited == []
+    assert breaker.allowed([0, 1], 105.0) == [0, 1]
+    assert breaker.inhibited == []
 
 
 def test_each_failed_probe_doubles_the_pause_up_to_the_limit() -> None:
@@ -226,7 +236,8 @@ def test_requests_that_fail_together_are_one_failure() -> None:
     breaker = Breaker(5.0, 60.0)
     for _ in range(64):
         breaker.failed(0, 100.0)
-    assert breaker.inhibitions == 1 and breaker.allowed([0, 1], 105.0) == [0, 1]
+    assert breaker.inhibitions == 1
+    assert breaker.allowed([0, 1], 105.0) == [0, 1]
 
 
 def test_a_single_worker_is_probed_soon_by_one_request_at_a_time() -> None:
@@ -237,7 +248,8 @@ def test_a_single_worker_is_probed_soon_by_one_request_at_a_time() -> None:
     at_s = 100.0 + FIRST_EAGER_S
     assert breaker.allowed([0], at_s) == [0]
     breaker.chosen(0)
-    assert breaker.allowed([0], at_s) == [] and breaker.next_change_s([0]) is None
+    assert breaker.allowed([0], at_s) == []
+    assert breaker.next_change_s([0]) is None
     breaker.failed(0, at_s)
     assert breaker.next_change_s([0]) == pytest.approx(at_s + 2 * FIRST_EAGER_S)
 
@@ -266,9 +278,11 @@ def test_sessions_are_bounded_in_time_and_number() -> None:
     affinity.bind("a", Rank(1), 2.0)
     affinity.bind("c", Rank(3), 3.0)
     assert [affinity.where(name, 3.0) for name in "abc"] == [Rank(1), None, Rank(3)]
-    assert affinity.where("a", 12.0) == Rank(1) and affinity.where("a", 12.1) is None
+    assert affinity.where("a", 12.0) == Rank(1)
+    assert affinity.where("a", 12.1) is None
     affinity.bind("d", Rank(0), 20.0)
-    assert affinity.items(20.0) == [("d", Rank(0))] and affinity.forgotten == 3
+    assert affinity.items(20.0) == [("d", Rank(0))]
+    assert affinity.forgotten == 3
 
 
 def test_requests_wait_in_the_order_of_their_arrival_and_priority() -> None:
@@ -294,5 +308,9 @@ def test_the_queue_is_bounded_and_who_leaves_makes_room() -> None:
         queue.push(3, arrived_s=3, priority=0, uncached_tokens=1)
     queue.leave(tickets[0])
     queue.leave(tickets[2])
-    assert len(queue) == 1 and not queue.full and queue.in_order() == [1]
-    assert queue.pop() == 1 and queue.pop() is None and len(queue) == 0
+    assert len(queue) == 1
+    assert not queue.full
+    assert queue.in_order() == [1]
+    assert queue.pop() == 1
+    assert queue.pop() is None
+    assert len(queue) == 0
