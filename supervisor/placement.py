@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from callboard.actors.directory import split_name
 from callboard.transports.durable import DurablePolicy
@@ -21,6 +21,8 @@ class Instance:
 
     spec: ActorSpec
     index: int
+    before: int = 0
+    """The last incarnation that another place of this name had."""
 
     @property
     def name(self) -> str:
@@ -36,6 +38,10 @@ class ProcessPlan:
     index: int
     instances: tuple[Instance, ...]
     env: Mapping[str, str]
+    template: Mapping[str, str] = field(default_factory=dict)
+    """``env`` before its placeholders were filled in, for processes of the group that are added later."""
+    before: int = 0
+    """The last incarnation that another place of this name had."""
 
     @property
     def name(self) -> str:
@@ -73,7 +79,7 @@ def place(
         for index in range(group.count):
             instances = [Instance(s, i) for s in members for i in range(index, s.replicas, group.count)]
             env = {key: substitute(text, index=index, namespace=namespace) for key, text in group.env.items()}
-            plans.append(ProcessPlan(group.name, index, tuple(instances), env))
+            plans.append(ProcessPlan(group.name, index, tuple(instances), env, group.env))
     return plans
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from callboard.actors.directory import Location
@@ -29,11 +30,13 @@ class ActorSlot:
     last_error: str = ""
     backoff_s: float = 0.0
     location: Location | None = None
+    retiring: bool = False
+    """It is being given up: nothing starts it again."""
 
     @classmethod
     def of(cls, instance: Instance) -> ActorSlot:
         """An empty place."""
-        return cls(instance, Budget(instance.spec.restart))
+        return cls(instance, Budget(instance.spec.restart), instance.before)
 
     @property
     def name(self) -> str:
@@ -91,7 +94,7 @@ class ProcessSlot:
     def of(cls, plan: ProcessPlan, position: int, log: str) -> ProcessSlot:
         """An empty place; ``position`` counts all processes of the system."""
         actors = {instance.name: ActorSlot.of(instance) for instance in plan.instances}
-        return cls(plan, position, actors, log)
+        return cls(plan, position, actors, log, incarnation=plan.before)
 
     @property
     def name(self) -> str:
@@ -118,3 +121,17 @@ class ProcessSlot:
             log=self.log,
             actors=tuple(actor.status(self.counters.get(name, {})) for name, actor in self.actors.items()),
         )
+
+
+def not_ready(slots: Iterable[ProcessSlot]) -> list[str]:
+    """The actors that are neither ready nor meant to be stopped."""
+    settled = (State.READY, State.STOPPED)
+    return [actor.name for slot in slots for actor in slot.actors.values() if actor.state not in settled]
+
+
+async def fetch_counters(slots: Iterable[ProcessSlot], limit_s: float) -> None:
+    """Ask every process for the counters of its actors; one that does not answer in time keeps its last ones."""
+    asked = [(slot, slot.running) for slot in slots if slot.running and slot.running.node]
+    answers = await asyncio.gather(*(running.statistics(limit_s) for _, running in asked))
+    for (slot, _), data in zip(asked, answers, strict=True):
+        slot.counters = data.get("actors", slot.counters)

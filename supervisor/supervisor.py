@@ -66,6 +66,8 @@ class Supervisor:
         self.slots: dict[str, ProcessSlot] = {}
         self.announcements: list[Announcement] = []
         self.stopping = False
+        self.scaling: set[str] = set()  # components, see `scaling`
+        self.retired: dict[str, int] = {}  # last incarnation of places that were given up
         self.on_event: Callable[[str], None] = log.info
         self.on_change: Callable[[], None] = lambda: None
         self.on_failed: Callable[[str, str], None] = lambda place, reason: None
@@ -279,7 +281,7 @@ class Supervisor:
     async def _recover_process(self, slot: ProcessSlot, failure: Failure) -> None:
         slot.opening = True
         while True:
-            names = [actor.name for actor in slot.actors.values() if actor.state is not State.STOPPED]
+            names = [a.name for a in slot.actors.values() if a.state is not State.STOPPED and not a.retiring]
             wait_s, restart = self._decide(slot, names, failure)
             if not restart:
                 slot.state = State.STOPPED if wait_s >= 0 else State.FAILED
@@ -322,13 +324,13 @@ class Supervisor:
     async def _recover_actor(self, slot: ProcessSlot, actor: ActorSlot, failure: Failure) -> None:
         """Start one failed actor again in its process, as long as that lives."""
         running = slot.running
-        while running is not None and slot.running is running:
+        while running is not None and slot.running is running and not actor.retiring:
             wait_s, restart = self._decide(slot, [actor.name], failure)
             if not restart:
                 self._ready_if_complete(slot)
                 break
             await asyncio.sleep(wait_s)
-            if slot.running is not running:
+            if slot.running is not running or actor.retiring:
                 break
             actor.restarts += 1
             try:
@@ -378,7 +380,7 @@ class Supervisor:
             case control.ActorFailed(name, incarnation, error):
                 actor = slot.actors[name]
                 self.roster.remove(name, incarnation, f"it failed: {error}", DownKind.FAILED)
-                if actor.incarnation != incarnation or self.stopping:
+                if actor.incarnation != incarnation or self.stopping or actor.state is State.STOPPING:
                     return
                 actor.failed = incarnation
                 actor.location, actor.state, actor.last_error = None, State.RESTARTING, error

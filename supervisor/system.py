@@ -10,6 +10,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ from .replaying import replay
 from .roster import Roster, apply
 from .rundir import RuntimeDirectory, claim_aside
 from .running import log_tail
+from .scaling import scale
+from .slots import fetch_counters, not_ready
 from .spawning import check_spawn, plan_spawn, snake_case
 from .spec import Config, Limits, RestartPolicy
 from .status import Announcement, State, SystemStatus, own_versions
@@ -262,12 +265,7 @@ class System:
             raise self._failure
         if self._supervisor is None or self._stop is not None:
             raise SupervisionError(f"the system is {self._state.value}")
-        return [
-            actor.name
-            for slot in self._supervisor.slots.values()
-            for actor in slot.actors.values()
-            if actor.state not in (State.READY, State.STOPPED)
-        ]
+        return not_ready(self._supervisor.slots.values())
 
     def _changed(self) -> None:
         self._changes.notify()
@@ -282,10 +280,9 @@ class System:
 
     def _failed(self, place: str, reason: str) -> None:
         if self._failure is None and self._stop is None:
-            try:
+            tail = ""
+            with suppress(UnknownPlace):  # it may be the supervisor itself
                 tail = log_tail(Path(self._slot(place).log))
-            except UnknownPlace:  # the supervisor itself
-                tail = ""
             self._failure = SystemFailed(place, reason, tail)
             self._stop_soon()
 
@@ -315,17 +312,14 @@ class System:
     ) -> Ref[A]:
         """Start ``replicas`` instances of an actor in ``processes`` new processes, and return the reference.
 
-        The reference is to the component: a message goes to one of its instances. Arguments may hold
-        references and whatever cloudpickle carries. The name is the class's in snake case by default.
-        With ``durable`` tells to it are stored and delivered until they were handled, which needs the nats plane.
+        The reference is to the component: a message goes to one of its instances. Arguments may hold references and
+        whatever cloudpickle carries. The name is the class's in snake case by default. With ``durable`` tells to it are
+        stored and delivered until they were handled, which needs the nats plane.
 
         Raises `StartupFailed` with the traceback, `ConfigError` for a name that is taken or counts that do
         not fit, `TypeError` if the arguments cannot be sent, `SystemFailed`.
         """
-        supervisor = self._supervisor
-        if supervisor is None or self._stop is not None:
-            why = f"the system is {self._state.value}; start it first: async with System()"
-            raise self._failure or SupervisionError(why)
+        supervisor = self._live()
         name = name or snake_case(getattr(cls, "__name__", ""))
         taken = {name for slot in supervisor.slots.values() for name in slot.names()}
         check_spawn(cls, name, replicas, processes, taken, passing=bool(durable) and self._is_passing)
@@ -348,6 +342,17 @@ class System:
                 await supervisor.discard(plan.name for plan in plans)
             raise
         return self.ref(name, cls)
+
+    async def scale(self, component: str, replicas: int, *, grace_s: float | None = None) -> None:
+        """Start or drain instances until there are ``replicas``; see `callboard.supervisor.scaling.scale`."""
+        grace_s = self._config.limits.stop_grace_s if grace_s is None else grace_s
+        await scale(self._live(), component, replicas, grace_s)
+
+    def _live(self) -> Supervisor:
+        if self._supervisor is None or self._stop is not None:
+            why = f"the system is {self._state.value}; start it first: async with System()"
+            raise self._failure or SupervisionError(why)
+        return self._supervisor
 
     def ref(self, name: str, cls: type[A] = Actor) -> Ref[A]:  # type: ignore[assignment]
         """Return a reference to a component (``worker``) or an instance (``worker.0``)."""
@@ -414,13 +419,12 @@ class System:
     @property
     def announcements(self) -> list[Announcement]:
         """What actors announced, for example URLs."""
-        first = [] if self._nats is None else self._nats.announcements
-        return first if self._supervisor is None else first + self._supervisor.announcements
+        makers = [maker for maker in (self._nats, self._supervisor) if maker is not None]
+        return [announcement for maker in makers for announcement in maker.announcements]
 
     def status(self) -> SystemStatus:
         """What the system looks like now; the counters of actors are those of the last `fetch_status`."""
         config, supervisor = self._config, self._supervisor
-        slots = [] if supervisor is None else supervisor.slots.values()
         return SystemStatus(
             namespace=config.namespace,
             plane=config.network.request_plane,
@@ -430,7 +434,7 @@ class System:
             state=self._state,
             started_at_s=self._started_at_s,
             directory=str(self.directory or ""),
-            processes=tuple(slot.status() for slot in slots),
+            processes=tuple(slot.status() for slot in (supervisor.slots.values() if supervisor else ())),
             announcements=tuple(self.announcements),
             failure=str(self._failure or ""),
             **own_versions(),
@@ -439,12 +443,8 @@ class System:
     async def fetch_status(self) -> SystemStatus:
         """Ask every process for the counters of its actors, then return `status`."""
         if self._supervisor is not None:
-            slots = [slot for slot in self._supervisor.slots.values() if slot.running and slot.running.node]
-            answers = [slot.running.statistics(STATISTICS_LIMIT_S) for slot in slots if slot.running]
-            for slot, data in zip(slots, await asyncio.gather(*answers), strict=True):
-                slot.counters = data.get("actors", slot.counters)
+            await fetch_counters(self._supervisor.slots.values(), STATISTICS_LIMIT_S)
         return self.status()
 
     def __repr__(self) -> str:
-        count = 0 if self._supervisor is None else len(self._supervisor.slots)
-        return f"<System {self.namespace} {self._state.value}, {count} processes>"
+        return f"<System {self.namespace} {self._state.value}, {len(self.status().processes)} processes>"
