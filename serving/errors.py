@@ -75,3 +75,50 @@ class ContextTooLong(ServingError, ValueError):
 
     def __reduce__(self) -> tuple[type[ContextTooLong], tuple[int, int]]:
         return type(self), (self.prompt_tokens, self.context_tokens)
+
+
+class WrongRole(ServingError):
+    """A worker was asked for the part of a generation that it does not do."""
+
+    def __init__(self, role: str, asked: str) -> None:
+        self.role, self.asked = role, asked
+        super().__init__(
+            f'the worker\'s role is "{role}", and it was asked to {asked}; give the router prefill workers as'
+            " prefill and the others as workers"
+        )
+
+    def __reduce__(self) -> tuple[type[WrongRole], tuple[str, str]]:
+        return type(self), (self.role, self.asked)
+
+
+class EngineFailed(ServingError):
+    """The engine behind a worker failed, not the request: another worker may do it."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the engine failed: {why}")
+
+    def __reduce__(self) -> tuple[type[EngineFailed], tuple[str]]:
+        return type(self), (self.why,)
+
+
+class EngineBusy(ServingError):
+    """The engine behind a worker takes nothing more now; another worker may. Retry after ``retry_after_s`` seconds."""
+
+    def __init__(self, why: str, retry_after_s: int = 1) -> None:
+        self.why, self.retry_after_s = why, retry_after_s
+        super().__init__(f"the engine is busy: {why}")
+
+    def __reduce__(self) -> tuple[type[EngineBusy], tuple[str, int]]:
+        return type(self), (self.why, self.retry_after_s)
+
+
+class RequestRefused(ServingError, ValueError):
+    """The engine does not take this request; no other worker would. ``status`` is what it would be in HTTP."""
+
+    def __init__(self, why: str, status: int = 400) -> None:
+        self.why, self.status = why, status
+        super().__init__(why)
+
+    def __reduce__(self) -> tuple[type[RequestRefused], tuple[str, int]]:
+        return type(self), (self.why, self.status)

@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from callboard.serving import Frontend, Router, Worker
-from callboard.serving.engines.simulated import words_of
 from callboard.serving.protocol import FrontendLoad, Load
+from callboard.serving.simulation.chain import start_of, words_from
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
 
@@ -23,7 +23,7 @@ from .waiting import until
 pytestmark = pytest.mark.parametrize("cluster", ["tcp", "nats"], indirect=True)
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
-ANSWER = list(itertools.islice(words_of("user: Hello", None), 16))
+ANSWER = list(itertools.islice(words_from(start_of(b"user: Hello", None), True), 16))
 
 CONFIG = """
 [actor.frontend]
@@ -111,7 +111,7 @@ async def test_a_chat_in_one_piece_is_the_same_text_with_its_usage(cluster: Clus
 
 async def test_a_text_completion_comes_streamed_and_whole(cluster: Cluster) -> None:
     system = await cluster.up(config())
-    wanted = list(itertools.islice(words_of("Hello", 7), 5))
+    wanted = list(itertools.islice(words_from(start_of(b"Hello", 7), True), 5))
     async with client_of(system) as client:
         ask: dict[str, Any] = {"model": "simulated", "prompt": "Hello", "max_tokens": 5, "seed": 7}
         whole = await client.completions.create(**ask)

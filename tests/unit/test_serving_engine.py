@@ -7,10 +7,12 @@ import time
 import pytest
 
 from callboard.serving.engines import make_engine
-from callboard.serving.engines.simulated import WORDS, SimulatedEngine, SimulatedSettings, words_of
+from callboard.serving.engines.simulated import SimulatedEngine
 from callboard.serving.engines.stopping import StopScanner
 from callboard.serving.errors import ContextTooLong
 from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Message
+from callboard.serving.simulation.chain import WORDS, start_of, words_from
+from callboard.serving.simulation.settings import SimulatedSettings
 from callboard.transports.errors import ConfigError
 
 
@@ -50,7 +52,7 @@ async def test_a_longer_answer_begins_like_a_shorter_one():
 
 
 def test_words_are_separated_by_spaces_and_use_the_whole_list():
-    words = list(itertools.islice(words_of("x", None), 5000))
+    words = list(itertools.islice(words_from(start_of(b"x", None), True), 5000))
     assert "".join(words).split(" ") == [word.strip() for word in words]
     assert {word.strip() for word in words} == set(WORDS)
 
