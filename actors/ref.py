@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from .current import CURRENT
+from .directory import Directory
 from .durable import Durables, check_message_id
 from .errors import ActorError, ActorStopped, ActorUnavailable, CallCycle, DeadlineExceeded
 from .first_items import FirstItems
@@ -38,6 +39,7 @@ DEFAULT_RETRIES = 2
 class Host(Protocol):
     """What references need from their node."""
 
+    directory: Directory
     durables: Durables
     first_items: FirstItems
     watches: Watches
@@ -55,12 +57,7 @@ class Ref(Generic[A_co]):
 
     __slots__ = ("_cls", "_deadline_s", "_host", "_message_id", "_on_down", "_retries", "_target", "name")
 
-    def __init__(
-        self,
-        host: Host,
-        name: str,
-        cls: type | None = None,
-    ) -> None:
+    def __init__(self, host: Host, name: str, cls: type | None = None) -> None:
         self._host = host
         self._target = host.target(name)
         self._cls = cls
@@ -227,6 +224,15 @@ class Ref(Generic[A_co]):
     def instances(self) -> list[Ref[A_co]]:
         """Return references to the instances that are up now, in the order of their index."""
         return [self._named(location.name) for location in self._target.locations()]
+
+    @property
+    def incarnation(self) -> int:
+        """The incarnation of the instance that is up; 0 if none is, or the name is a component's."""
+        return next((at.incarnation for at in self._target.locations() if at.name == self.name), 0)
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` when `instances` may have changed, on the event loop; returns the function that ends it."""
+        return self._host.directory.on_change(listener)
 
     def _named(self, name: str) -> Ref[A_co]:
         new = Ref[A_co](self._host, name, self._cls)

@@ -1,175 +1,266 @@
-"""The actor between frontends and workers: chooses a worker for each request and passes its pieces on."""
+"""The actor between frontends and workers: chooses a worker for each request and passes its pieces on.
+
+A generation is a journey: it goes on another worker when its worker fails, before the first piece or after it, and its
+caller gets every piece once. Hot path: pieces are passed on batch by batch as they came; only a list of those that were
+given is kept, for a worker that may fail.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
+import logging
+import time
+from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from callboard.actors.actor import Actor, idempotent, interleave
-from callboard.actors.directory import split_name
-from callboard.actors.errors import ActorStopped, ActorUnavailable, MailboxFull, Overloaded
+from callboard.actors.errors import (
+    ActorStopped,
+    ActorUnavailable,
+    MailboxFull,
+    Overloaded,
+)
 from callboard.actors.policy import StopReason
 from callboard.actors.ref import Ref
-from callboard.transports.errors import ConfigError
 
-from .errors import NoWorkers, UnknownModel
-from .protocol import GenerateRequest, ModelInfo, Piece
-from .routing import Balance, make_policy
+from .errors import EngineBusy, EngineFailed, UnknownModel
+from .journey import Journey
+from .kv.view import CacheView
+from .membership import Pool
+from .migration import given, resume, whole
+from .placing import Placed, Placer
+from .protocol import Finish, GenerateRequest, ModelInfo, Piece, Role, Routed
+from .scheduling.settings import router_settings
 from .worker import Worker
 
-DESCRIBE_S = 1.0
-"""Deadline of asking a worker what it serves."""
+log = logging.getLogger("callboard.serving.router")
 
-RETRIED = (ActorUnavailable, ActorStopped, MailboxFull, UnknownModel)
-"""Failures after which another worker is tried, as long as no piece has arrived."""
+DECISIONS = 256
+"""Decisions that are kept."""
+
+LOST = (ActorUnavailable, EngineFailed)
+"""A worker that failed, and gets nothing for a while."""
+
+DECLINED = (ActorStopped, MailboxFull, Overloaded, UnknownModel, EngineBusy)
+"""A worker that is well and does not take this request."""
 
 
 class Router(Actor):
     """Streams each request from one of the workers that serve its model.
 
-    ``mode`` is ``round-robin`` or ``least-loaded`` (by the requests outstanding at this router). A worker
-    with ``max_outstanding`` requests gets no further one. Raises `ConfigError`.
+    ``mode`` is ``round-robin``, ``random``, ``power-of-two``, ``least-loaded`` (by the requests outstanding at this
+    router), ``direct`` or ``kv``; the other options are the fields of `RouterSettings`. With ``prefill`` workers long
+    prompts are computed there and handed over. Raises `ConfigError` with every problem.
     """
 
     concurrency = 4096
 
     def __init__(
-        self, workers: Ref[Worker], mode: str = "round-robin", *, max_outstanding: int = Worker.concurrency
+        self,
+        workers: Ref[Worker],
+        mode: str = "round-robin",
+        *,
+        prefill: Ref[Worker] | None = None,
+        **options: Any,
     ) -> None:
-        if max_outstanding < 1:
-            raise ConfigError(f"max_outstanding is {max_outstanding}; it must be at least 1")
-        self._balance = Balance(make_policy(mode))
-        self._max_outstanding = max_outstanding
-        self._name = workers.name
-        # Retries are made here: a reference to one instance would only try the same one again.
-        self._workers = workers.options(retries=0)
-        self._described: dict[int, ModelInfo] = {}
-        self._known_models: set[str] = set()
-        self._asking: asyncio.Task[None] | None = None
+        self.settings = router_settings({"mode": mode, **options})
+        self._workers, self._prefill_workers = workers, prefill
+        self._caches = CacheView(self.settings)
+        self._decisions: deque[Routed] = deque(maxlen=DECISIONS)
+        self.moved = self.finished = self.failed = 0
+        self._numbers = 0
 
     async def on_start(self) -> None:
         """Ask the workers what they serve."""
-        await asyncio.shield(self._describe_soon())
+        self._decode = self._placer(self._workers, (Role.BOTH, Role.DECODE), self._caches)
+        self._prefill: Placer | None = None
+        if self._prefill_workers is not None:
+            caches = CacheView(self.settings)
+            self._prefill = self._placer(self._prefill_workers, (Role.BOTH, Role.PREFILL), caches)
+        for placer in self._placers:
+            await placer.pool.start()
 
     async def on_stop(self, reason: StopReason) -> None:
         """Ask no more."""
-        if self._asking is not None:
-            self._asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._asking
+        for placer in self._placers:
+            placer.close(ActorStopped("the router was stopped", actor=self.context.name))
+            await placer.pool.close()
+
+    @property
+    def _placers(self) -> list[Placer]:
+        return [placer for placer in (self._decode, self._prefill) if placer is not None]
+
+    def _placer(self, workers: Ref[Worker], roles: tuple[Role, ...], caches: CacheView) -> Placer:
+        pool = Pool(workers, self.context.log, roles)
+        placer = Placer(pool, self.settings, caches, actor=self.context.name)
+        pool.joined, pool.left, pool.changed = placer.joined, placer.left, placer.pump
+        return placer
+
+    # -- generating
 
     @idempotent
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
-        """Yield the text of each token, then one `Finish`.
+        """Yield a piece for each token, then one `Finish`, which counts the whole answer.
 
-        A worker that fails before its first piece is replaced by another one. Raises `UnknownModel`,
-        `NoWorkers`, `Overloaded` or `MailboxFull` if every worker is full, and what the worker raises.
+        A worker that fails is replaced by another one, which continues after the last piece. If none is up, the request
+        waits up to ``wait_s`` for one. Raises `UnknownModel`, `RequestRefused`, `NoWorkers`, `Overloaded`, the last
+        failure when ``migration_limit`` is reached, and what the engine raises about the request.
         """
-        failed: dict[int, Exception] = {}
+        journey = Journey(request, time.monotonic())
+        self._numbers += 1
+        journey.number = self._numbers
         while True:
-            up = self._up()
-            index = self._balance.begin(await self._candidates(request.model, up, failed))
-            batches = up[index].stream(Worker.generate, request).batches()
+            if self._prefill is not None and not journey.request.done:
+                await self._prefilled(self._prefill, journey)
+            placed = await self._decode.place(journey)
+            if request.explain or log.isEnabledFor(logging.DEBUG):
+                routed = self._routed(journey, placed)
+                self._decisions.append(routed)
+                log.debug(
+                    "routed %s to %s", routed.request_id, routed.worker, extra={"routed": asdict(routed)}
+                )
+                if request.explain and journey.attempt == 0:
+                    yield routed
+            # Only pieces that another worker could continue after are kept.
+            kept: list[Piece] | None = [] if self.settings.migration_limit else None
             begun = False
+            batches = placed.member.ref.stream(Worker.generate, self._addressed(journey, placed)).batches()
             try:
                 async for batch in batches:
-                    begun = True
+                    if not begun:
+                        begun = True
+                        self._decode.first_piece(placed)
+                    if kept is not None:
+                        kept += batch
+                    if journey.before and type(batch[-1]) is Finish:
+                        batch[-1] = whole(batch[-1], journey.before)
                     for piece in batch:
                         yield piece
+                self.finished += 1
                 return
-            except RETRIED as error:
-                if begun:
-                    raise
-                failed[index] = error
-                if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
-                    self._described.pop(index, None)
+            except (*LOST, *DECLINED) as error:
+                self._decode.failed(placed, inhibit=isinstance(error, LOST))
+                self._move(journey, placed, error, kept if begun else [])
             finally:
-                self._balance.end(index)
+                self._decode.finish(placed)
                 await batches.aclose()
+
+    def _move(self, journey: Journey, placed: Placed, error: Exception, pieces: list[Piece] | None) -> None:
+        """Prepare the rest of a request for another worker; raises ``error`` if it cannot go on."""
+        member = placed.member
+        journey.excluded.add((member.index, member.incarnation))
+        journey.failure = str(error)
+        journey.attempt += 1
+        if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
+            self._decode.pool.doubt(member)
+        if pieces == []:
+            return
+        done = None if pieces is None else given(pieces)
+        if done is None or journey.moves >= self.settings.migration_limit:
+            self.failed += 1
+            raise error
+        journey.moves += 1
+        journey.before += len(done)
+        journey.arrived_s = time.monotonic()
+        journey.request = resume(journey.request, done)
+        self.moved += 1
+        self.context.log.info(
+            "%s goes on elsewhere after %d tokens: %s", journey.request.request_id, journey.before, error
+        )
+
+    def _addressed(self, journey: Journey, placed: Placed) -> GenerateRequest:
+        """The request as its worker gets it."""
+        member, request = placed.member, journey.request
+        ranks = len(member.ranks) > 1
+        if not ranks and not request.explain:
+            return request
+        rank = placed.choice.rank.dp_rank if ranks else request.dp_rank
+        return replace(request, dp_rank=rank, explain=False)
+
+    async def _prefilled(self, prefill: Placer, journey: Journey) -> None:
+        """Have a long prompt computed by a prefill worker; if none can, the decode worker does it."""
+        info = next((m.info for m in self._decode.pool.serving(journey.request.model)), None)
+        if info is not None:
+            journey.hash(info)
+        overlap = max(self._caches.overlaps(journey.local, time.monotonic()).values(), default=0)
+        if journey.prompt_tokens - overlap * journey.block_size < self.settings.eff_isl_threshold:
+            return
+        side = Journey(journey.request, time.monotonic(), number=journey.number)
+        while True:
+            placed = prefill.place_now(side)
+            if placed is None:
+                return
+            try:
+                handover = await placed.member.ref.ask(Worker.prefill, self._addressed(side, placed))
+                prefill.first_piece(placed)
+            except (*LOST, *DECLINED) as error:
+                prefill.failed(placed, inhibit=isinstance(error, LOST))
+                side.excluded.add((placed.member.index, placed.member.incarnation))
+                side.attempt += 1
+                side.failure = str(error)
+            else:
+                journey.request = replace(journey.request, handover=handover)
+                journey.prefilled_by = placed.member.ref.name
+                return
+            finally:
+                prefill.finish(placed)
+
+    # -- what it decided, and what it knows
+
+    def _routed(self, journey: Journey, placed: Placed) -> Routed:
+        choice, members = placed.choice, self._decode.pool.members
+        costs = {
+            f"{members[rank.worker].ref.name}/{rank.dp_rank}": cost
+            for rank, cost in choice.costs.items()
+            if rank.worker in members
+        }
+        return Routed(
+            request_id=journey.request.request_id,
+            worker=placed.member.ref.name,
+            dp_rank=choice.rank.dp_rank,
+            mode=self.settings.mode,
+            overlap_blocks=choice.overlap_blocks,
+            prompt_blocks=placed.demand.prompt_blocks,
+            cost=choice.cost,
+            costs=costs,
+            attempt=journey.attempt,
+            queued_s=placed.queued_s,
+            prefill_worker=journey.prefilled_by,
+        )
+
+    @interleave
+    def decisions(self) -> list[Routed]:
+        """Return the last decisions about requests that asked to be explained, the latest last."""
+        return list(self._decisions)
 
     @interleave
     async def models(self) -> list[ModelInfo]:
         """Return what the workers that are up serve, each model once."""
-        await asyncio.shield(self._describe_soon())
-        by_model = {info.model: info for _, info in sorted(self._described.items(), reverse=True)}
-        return sorted(by_model.values(), key=lambda info: info.model)
+        pool = self._decode.pool
+        if not pool.is_settled:
+            await pool.asked()
+        infos = [member.info for member in reversed(list(pool.look().values())) if member.info is not None]
+        return sorted({info.model: info for info in infos}.values(), key=lambda info: info.model)
 
     @interleave
     def load(self) -> dict[str, int]:
         """Return the workers that are up, by name, with the requests outstanding on each."""
-        return {ref.name: self._balance.outstanding.get(index, 0) for index, ref in self._up().items()}
+        outstanding = self._decode.scheduler.outstanding
+        return {
+            member.ref.name: outstanding.get(index, 0) for index, member in self._decode.pool.look().items()
+        }
 
-    # -- who is there
-
-    def _up(self) -> dict[int, Ref[Worker]]:
-        up = {split_name(ref.name)[1] or 0: ref for ref in self._workers.instances()}
-        for gone in self._described.keys() - up.keys():
-            del self._described[gone]
-        return up
-
-    async def _candidates(
-        self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, Exception]
-    ) -> list[int]:
-        """Return the instances that may take a request; raises why there are none."""
-        found = self._serving(model, up, failed)
-        new = up.keys() - self._described.keys() - failed.keys()
-        if found and new:
-            self._describe_soon()
-        elif not found and (new or not failed):
-            # What is known may be old: a worker that came back may serve something else.
-            await asyncio.shield(self._describe_soon())
-            found = self._serving(model, up, failed)
-        if found:
-            return self._free(found)
-        if failed:
-            last = next(reversed(failed.values()))
-            if isinstance(last, MailboxFull | UnknownModel):
-                raise last
-            names = ", ".join(up[index].name for index in failed if index in up)
-            raise NoWorkers(f"{names or self._name} failed before the first token")
-        if self._known_models and model not in self._known_models:
-            raise UnknownModel(model, self._known_models)
-        raise NoWorkers(f"no instance of {self._name} that serves {model} is up")
-
-    def _serving(self, model: str, up: dict[int, Ref[Worker]], failed: dict[int, Exception]) -> list[int]:
-        described = self._described
-        return [
-            index
-            for index in up
-            if index in described and described[index].model == model and index not in failed
-        ]
-
-    def _free(self, found: list[int]) -> list[int]:
-        limit, outstanding = self._max_outstanding, self._balance.outstanding
-        free = [index for index in found if outstanding.get(index, 0) < limit]
-        if not free:
-            raise Overloaded(
-                f"each of {len(found)} workers has {limit} requests outstanding (max_outstanding)",
-                actor=self.context.name,
-            )
-        return free
-
-    def _describe_soon(self) -> asyncio.Task[None]:
-        """Return the task that asks every worker what it serves; there is one at a time."""
-        if self._asking is None:
-            # With a context of its own: the deadline of the message being handled is not the deadline of this.
-            self._asking = asyncio.get_running_loop().create_task(
-                self._ask_all(), name=f"{self.context.name} asks", context=contextvars.Context()
-            )
-            self._asking.add_done_callback(self._asked)
-        return self._asking
-
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
-
-    async def _ask_all(self) -> None:
-        up = self._up()
-        asks = [ref.options(deadline_s=DESCRIBE_S).ask(Worker.describe) for ref in up.values()]
-        for index, answer in zip(up, await asyncio.gather(*asks, return_exceptions=True), strict=True):
-            if isinstance(answer, ModelInfo):
-                self._described[index] = answer
-                self._known_models.add(answer.model)
-            else:  # it may be busy: what it said before stays
-                self.context.log.warning("%s.%d does not say what it serves: %s", self._name, index, answer)
+    @interleave
+    def statistics(self) -> dict[str, Any]:
+        """Return counters and books as plain data, for metrics."""
+        return {
+            "mode": self.settings.mode,
+            "finished": self.finished,
+            "failed": self.failed,
+            "migrations": self.moved,
+            "decode": self._decode.statistics(),
+            "prefill": None if self._prefill is None else self._prefill.statistics(),
+            "index": self._caches.index.statistics(),
+        }

@@ -8,8 +8,10 @@ from typing import Any
 from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.policy import StopReason
 
+from .canary import Canary, CanarySettings
 from .engines import make_engine
-from .errors import UnknownModel
+from .engines.base import HandoverEngine
+from .errors import EngineFailed, UnknownModel, WrongRole
 from .protocol import GenerateRequest, Load, ModelInfo, Piece
 
 
@@ -17,34 +19,54 @@ class Worker(Actor):
     """Serves one engine; ``engine`` is ``{"kind": "simulated", ...}``. Raises `ConfigError`.
 
     How many requests run at once is the engine's affair; the actor takes up to ``concurrency`` of them.
+    ``canary`` says how the engine's health is judged, see `CanarySettings`; an empty one looks at what runs only.
     """
 
     concurrency = 1024
 
-    def __init__(self, engine: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Mapping[str, Any], canary: Mapping[str, Any] | None = None) -> None:
         self.engine = make_engine(engine)
+        self._canary = Canary(CanarySettings.of(canary or {}), self._try_engine, self._sick)
         self._model = ""
 
     async def on_start(self) -> None:
         """Load the model."""
         await self.engine.start()
         self._model = self.engine.describe().model
+        self._canary.start()
 
     async def on_stop(self, reason: StopReason) -> None:
         """Give the engine's resources back."""
+        await self._canary.close()
         await self.engine.close()
 
     @idempotent  # a generation changes nothing but the engine's caches: one that gave no token may run again
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
-        """Yield the text of each token, then one `Finish`. Raises `UnknownModel` and what the engine raises."""
+        """Yield the text or the id of each token, then one `Finish`.
+
+        Raises `UnknownModel`, `EngineFailed` if the canary died, and what the engine raises.
+        """
         if request.model != self._model:  # whoever sent it here knows an incarnation of before
             raise UnknownModel(request.model, [self._model])
+        watch = self._canary
+        watch.begin()
         pieces = self.engine.generate(request)
         try:
             async for piece in pieces:
+                watch.pieces += 1
                 yield piece
         finally:  # at once, not when the collector finds it: the engine works until it is told
+            watch.end()
             await pieces.aclose()
+
+    @idempotent
+    async def prefill(self, request: GenerateRequest) -> dict[str, Any]:
+        """Compute a prompt for a decode worker; returns its ``handover``. Raises `UnknownModel`, `WrongRole`."""
+        if request.model != self._model:
+            raise UnknownModel(request.model, [self._model])
+        if not isinstance(self.engine, HandoverEngine):
+            raise WrongRole("both, without handover", "prefill")
+        return await self.engine.prefill(request)
 
     @interleave  # also while `concurrency` generations run
     def describe(self) -> ModelInfo:
@@ -55,3 +77,32 @@ class Worker(Actor):
     def load(self) -> Load:
         """Return what the engine is doing and has done."""
         return self.engine.load()
+
+    @interleave
+    def maintain(self, on: bool) -> None:
+        """Say that the engine is worked on and may stand still (True), or no longer: the canary looks away."""
+        self._canary.paused = on
+
+    # -- health
+
+    async def _try_engine(self, tokens: int) -> None:
+        """A small generation, which must give all its tokens."""
+        request = GenerateRequest(
+            request_id="health-check",
+            model=self._model,
+            prompt="Hello",
+            tokens=b"\x01\0\0\0",
+            max_tokens=tokens,
+            temperature=0.0,
+        )
+        async for _ in self.engine.generate(request):
+            pass
+
+    def _sick(self, why: str) -> None:
+        """Fail, so that the supervisor starts another one and routers go elsewhere."""
+        self.context.ref.tell(Worker.fail, why)
+
+    @interleave
+    async def fail(self, why: str) -> None:
+        """Fail this actor with a reason; what runs here continues on other workers."""
+        raise EngineFailed(why)

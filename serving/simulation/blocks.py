@@ -1,8 +1,8 @@
 """The KV blocks of one rank: a prefix cache with reference counts, and eviction of what nobody holds. Pure.
 
-A block that is full has a name, its sequence hash, and stays in the cache when nobody holds it any more, until its
-place is needed: the one that was let go of longest ago goes first. Blocks of one request are let go of from its end, so
-that beginnings outlive their continuations. A block that is not full, or whose name the cache has already, belongs to its
+A block that is full has a name, its sequence hash. It stays in the cache when nobody holds it any more, until its place
+is needed: the one that was let go of longest ago goes first. A request lets go of its blocks from its end, so that
+beginnings outlive their continuations. A block that is not full, or whose name the cache has already, belongs to its
 request alone.
 """
 

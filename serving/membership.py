@@ -1,0 +1,167 @@
+"""The workers of one component: who is up, and what each serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from callboard.actors.directory import split_name
+from callboard.actors.ref import Ref
+
+from .protocol import ModelInfo, Role
+from .scheduling.demand import Rank
+from .worker import Worker
+
+DESCRIBE_S = 1.0
+"""Deadline of asking a worker what it serves."""
+
+AGAIN_S = 0.5
+"""Pause before one that did not say it is asked again."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One instance that is up."""
+
+    index: int
+    incarnation: int
+    ref: Ref[Worker]
+    info: ModelInfo | None = None
+    ranks: tuple[Rank, ...] = field(default=())
+
+
+class Pool:
+    """Follows the directory, and asks each new incarnation what it serves; only those with one of ``roles`` count.
+
+    ``joined`` and ``left`` are called with each member that has said what it serves or is gone, ``changed`` after that.
+    """
+
+    def __init__(
+        self,
+        workers: Ref[Worker],
+        log: logging.Logger,
+        roles: Collection[Role] = (Role.BOTH, Role.DECODE),
+    ) -> None:
+        # Retries are made by the router: a reference to one instance would only try the same one again.
+        self._workers = workers.options(retries=0)
+        self.name = workers.name
+        self.members: dict[int, Member] = {}
+        self.known_models: set[str] = set()
+        self.joined: Callable[[Member], object] = _nothing
+        self.left: Callable[[Member], object] = _nothing
+        self.changed: Callable[[], object] = _nothing
+        self._log, self._roles = log, roles
+        self._asking: asyncio.Task[None] | None = None
+        self._again_timer: asyncio.TimerHandle | None = None
+        self._dirty = True
+        self._unfollow: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name}, {len(self.members)} up>"
+
+    async def start(self) -> None:
+        """Begin to follow; returns when those that are up were asked."""
+        self._unfollow = self._workers.on_change(self._directory_changed)
+        self.look()
+        if self._asking is not None:
+            await asyncio.wait((self._asking,))
+
+    async def close(self) -> None:
+        """Follow no more."""
+        self._unfollow()
+        if self._again_timer is not None:
+            self._again_timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
+
+    def look(self) -> dict[int, Member]:
+        """Return the members, by number."""
+        if self._dirty:
+            self._dirty = False
+            self._update()
+        return self.members
+
+    def serving(self, model: str) -> list[Member]:
+        """Return the members that serve a model."""
+        return [
+            member
+            for member in self.look().values()
+            if member.info is not None and member.info.model == model and member.info.role in self._roles
+        ]
+
+    @property
+    def is_settled(self) -> bool:
+        """True if every member has said what it serves."""
+        return all(member.info is not None for member in self.look().values())
+
+    def doubt(self, member: Member) -> None:
+        """What is known of a member turned out to be wrong: ask it again."""
+        if self.members.get(member.index) is member:
+            member.info = None
+            self._ask_soon()
+
+    async def asked(self) -> None:
+        """Return when whoever is being asked has answered."""
+        if self._asking is not None:
+            await asyncio.wait((self._asking,))
+
+    def _directory_changed(self) -> None:
+        self._dirty = True
+        self.look()
+
+    def _update(self) -> None:
+        up = {split_name(ref.name)[1] or 0: ref for ref in self._workers.instances()}
+        changed = False
+        for index, member in list(self.members.items()):
+            if index not in up or up[index].incarnation != member.incarnation:
+                del self.members[index]
+                self.left(member)
+                changed = True
+        for index in sorted(up.keys() - self.members.keys()):
+            ref = up[index]
+            self.members[index] = Member(index, ref.incarnation, ref)
+        self.members = dict(sorted(self.members.items()))
+        if any(member.info is None for member in self.members.values()):
+            self._ask_soon()
+        if changed:
+            self.changed()
+
+    def _ask_soon(self) -> None:
+        if self._asking is None:
+            # With a context of its own: the deadline of the message being handled is not the deadline of this.
+            self._asking = asyncio.get_running_loop().create_task(
+                self._ask_all(), name=f"asks {self.name}", context=contextvars.Context()
+            )
+            self._asking.add_done_callback(self._asked)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking = None
+        if not task.cancelled() and any(member.info is None for member in self.members.values()):
+            self._again_timer = asyncio.get_running_loop().call_later(AGAIN_S, self._again)
+
+    def _again(self) -> None:
+        if any(member.info is None for member in self.members.values()):
+            self._ask_soon()
+
+    async def _ask_all(self) -> None:
+        unknown = [member for member in self.members.values() if member.info is None]
+        asks = [member.ref.options(deadline_s=DESCRIBE_S).ask(Worker.describe) for member in unknown]
+        for member, answer in zip(unknown, await asyncio.gather(*asks, return_exceptions=True), strict=True):
+            if not isinstance(answer, ModelInfo):
+                self._log.warning("%s does not say what it serves: %s", member.ref.name, answer)
+            elif self.members.get(member.index) is member:
+                member.info = answer
+                member.ranks = tuple(Rank(member.index, number) for number in range(answer.dp_ranks))
+                self.known_models.add(answer.model)
+                self.joined(member)
+        self.changed()
+
+
+def _nothing(*_: object) -> None:
+    """Nobody listens."""

@@ -1,0 +1,304 @@
+"""Where each request goes, and how it waits for that: the scheduler, with who is up and how they fare."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from callboard.actors.errors import Overloaded
+
+from .errors import NoWorkers, RequestRefused, UnknownModel
+from .journey import Journey
+from .kv.view import CacheView
+from .membership import Member, Pool
+from .protocol import RankLoad
+from .scheduling.breaker import Breaker
+from .scheduling.demand import Choice, Demand, Rank, RankFacts, Refusal
+from .scheduling.queue import WaitingQueue
+from .scheduling.replica import RoutingChange
+from .scheduling.scheduler import Scheduler
+from .scheduling.settings import RouterSettings
+
+NONE: dict[Rank, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A request has its worker; give the place back with `Placer.finish`."""
+
+    id: str
+    member: Member
+    choice: Choice
+    demand: Demand
+    queued_s: float = 0.0
+
+    @property
+    def worker(self) -> int:
+        """Number of the instance."""
+        return self.member.index
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    journey: Journey
+    future: asyncio.Future[Placed]
+    why: str
+    ticket: int = 0
+    """Of the queue, while it is in it."""
+
+
+class Placer:
+    """Places requests on the members of one pool."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: RouterSettings,
+        caches: CacheView,
+        *,
+        actor: str,
+        tell: Callable[[RoutingChange], object] | None = None,
+    ) -> None:
+        self.pool, self.settings, self.caches = pool, settings, caches
+        self._actor = actor
+        self.scheduler = Scheduler(settings, Random(), tell=tell)
+        self.breaker = Breaker(settings.inhibit_s, settings.inhibit_max_s)
+        self._queue: WaitingQueue[_Waiter] = WaitingQueue(settings.queue_policy, settings.queue_limit)
+        self._timer: asyncio.TimerHandle | None = None
+        self._pumping = False
+        self.queued = self.refused = 0
+
+    def __repr__(self) -> str:
+        return f"<Placer {self.pool.name}, {self.scheduler}, {len(self._queue)} wait>"
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return len(self._queue)
+
+    # -- what happens to the pool
+
+    def joined(self, member: Member) -> None:
+        """A member has said what it serves."""
+        assert member.info is not None
+        info = member.info
+        facts = RankFacts(
+            total_blocks=info.total_blocks,
+            max_batch_tokens=info.max_batch_tokens,
+            max_running=info.max_running,
+        )
+        for rank in member.ranks:
+            self.scheduler.set_rank(rank, facts)
+
+    def left(self, member: Member) -> None:
+        """A member is gone, or is another incarnation now."""
+        self.scheduler.remove_worker(member.index)
+        self.breaker.forget(member.index)
+        self.caches.left(member.ranks)
+
+    def reported(self, worker: int, loads: list[RankLoad]) -> None:
+        """A worker says what it has to do."""
+        self.scheduler.report(worker, loads)
+        self.pump()
+
+    # -- placing
+
+    async def place(self, journey: Journey) -> Placed:
+        """Return the place of a request, waiting for it up to ``wait_s``.
+
+        Raises `UnknownModel`, `RequestRefused`, `NoWorkers` when the time is over, and `Overloaded` if nobody takes
+        it or too many wait already.
+        """
+        if not self._queue:  # whoever comes later does not pass those who wait
+            found = self._try(journey)
+            if isinstance(found, Placed):
+                return found
+        else:
+            found = "others wait already"
+        if not self.pool.known_models and not self.pool.is_settled:
+            await self.pool.asked()
+        return await self._wait(journey, found)
+
+    def place_now(self, journey: Journey) -> Placed | None:
+        """Return the place of a request, or None if there is none at once."""
+        try:
+            found = self._try(journey)
+        except (UnknownModel, RequestRefused, Overloaded):
+            return None
+        return found if isinstance(found, Placed) else None
+
+    async def _wait(self, journey: Journey, why: str) -> Placed:
+        if self._queue.full:
+            self.refused += 1
+            raise Overloaded(
+                f"{len(self._queue)} requests wait for a worker, which is the limit (queue_limit): {why}",
+                actor=self._actor,
+            )
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(journey, loop.create_future(), why)
+        waiter.ticket = self._queue.push(
+            waiter,
+            arrived_s=journey.arrived_s,
+            priority=journey.request.priority,
+            uncached_tokens=journey.prompt_tokens,
+        )
+        self.queued += 1
+        loop.call_soon(self.pump)  # something may have changed since it was tried
+        try:
+            async with asyncio.timeout(journey.patience_s(self.settings.wait_s)):
+                return await waiter.future
+        except TimeoutError:
+            self._give_back(waiter)
+            self.refused += 1
+            raise NoWorkers(waiter.why) from None
+        except asyncio.CancelledError:
+            self._give_back(waiter)
+            raise
+        finally:
+            if waiter.ticket:
+                self._queue.leave(waiter.ticket)
+
+    def _give_back(self, waiter: _Waiter) -> None:
+        """A place may have come in the moment in which its request left."""
+        future = waiter.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self.finish(future.result())
+
+    def _try(self, journey: Journey) -> Placed | str:
+        """Return a place, or why there is none now. Raises what waiting would not change."""
+        request, now_s = journey.request, time.monotonic()
+        serving = self.pool.serving(request.model)
+        if not serving:
+            if (
+                self.pool.known_models
+                and request.model not in self.pool.known_models
+                and self.pool.is_settled
+            ):
+                raise UnknownModel(request.model, self.pool.known_models)
+            return f"no instance of {self.pool.name} that serves {request.model} is up"
+        fresh = [m for m in serving if (m.index, m.incarnation) not in journey.excluded]
+        if not fresh:
+            names = ", ".join(member.ref.name for member in serving)
+            return f"{names} failed this request: {journey.failure}"
+        allowed = set(self.breaker.allowed([member.index for member in fresh], now_s))
+        if not allowed:
+            return f"{', '.join(m.ref.name for m in fresh)} failed lately (inhibit_s)"
+        ranks = [rank for member in fresh if member.index in allowed for rank in member.ranks]
+        return self._place_on(journey, ranks, now_s)
+
+    def _place_on(self, journey: Journey, ranks: list[Rank], now_s: float) -> Placed | str:
+        overlaps: Mapping[Rank, int] = NONE
+        if self.settings.mode == "kv":
+            info = self.pool.members[ranks[0].worker].info
+            assert info is not None
+            journey.hash(info)
+            overlaps = self.caches.overlaps(journey.local, now_s)
+        demand = journey.demand()
+        placement = self.scheduler.place(demand, ranks, overlaps, now_s)
+        if isinstance(placement, Choice):
+            rank = placement.rank
+            self.breaker.chosen(rank.worker)
+            if self.settings.mode == "kv":
+                self.caches.routed(rank, journey.local, journey.sequence, now_s)
+            queued_s = now_s - journey.arrived_s
+            return Placed(demand.id, self.pool.members[rank.worker], placement, demand, queued_s)
+        if isinstance(placement, Refusal):
+            self.refused += 1
+            if journey.request.worker is not None:
+                return placement.why
+            if self.settings.mode == "direct":
+                raise RequestRefused(placement.why)
+            raise Overloaded(placement.why, actor=self._actor)
+        return placement.why
+
+    # -- what becomes of a placed request
+
+    def first_piece(self, placed: Placed) -> None:
+        """Its worker works: the prompt is computed."""
+        self.breaker.succeeded(placed.worker)
+        self.scheduler.first_token(placed.id)
+        if self._queue:
+            self.pump()
+
+    def failed(self, placed: Placed, *, inhibit: bool) -> None:
+        """Its worker failed."""
+        if inhibit:
+            self.breaker.failed(placed.worker, time.monotonic())
+
+    def finish(self, placed: Placed) -> None:
+        """It is over, however it went."""
+        self.scheduler.finish(placed.id)
+        self.breaker.abandoned(placed.worker)
+        if self._queue:
+            self.pump()
+
+    # -- those who wait
+
+    def pump(self) -> None:
+        """Place those who can be placed now, in the order of the queue."""
+        if not self._queue or self._pumping:
+            return
+        self._pumping = True
+        try:
+            blocked: set[str] = set()
+            for waiter in self._queue.in_order():
+                model = waiter.journey.request.model
+                if waiter.future.done() or (model in blocked and not waiter.journey.is_special):
+                    continue
+                try:
+                    found = self._try(waiter.journey)
+                except Exception as error:
+                    self._settle(waiter, error)
+                    continue
+                if isinstance(found, Placed):
+                    self._settle(waiter, found)
+                else:
+                    waiter.why = found
+                    if not waiter.journey.is_special:
+                        blocked.add(model)
+        finally:
+            self._pumping = False
+        self._arm()
+
+    def _settle(self, waiter: _Waiter, outcome: Placed | Exception) -> None:
+        self._queue.leave(waiter.ticket)
+        waiter.ticket = 0
+        if isinstance(outcome, Placed):
+            waiter.future.set_result(outcome)
+        else:
+            waiter.future.set_exception(outcome)
+
+    def _arm(self) -> None:
+        """Look again when an inhibited worker may be probed."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._queue:
+            return
+        at_s = self.breaker.next_change_s(self.pool.members)
+        if at_s is not None:
+            delay_s = max(0.001, at_s - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
+
+    def close(self, error: Exception) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for waiter in self._queue.in_order():
+            if not waiter.future.done():
+                self._settle(waiter, error)
+
+    def statistics(self) -> dict[str, object]:
+        """Return counters and books as plain data."""
+        return {
+            "waiting": self.waiting,
+            "queued": self.queued,
+            "refused": self.refused,
+            "inhibited": self.breaker.inhibited,
+            "inhibitions": self.breaker.inhibitions,
+            "probes": self.breaker.probes,
+            **self.scheduler.statistics(),
+        }
