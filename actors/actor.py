@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, Protocol, Ty
 
 from .current import DeliveryFacts, delivery, is_cancelled
 from .directory import split_name
+from .events import ActorEvents, NodeEvents
 from .inner import Inner, Owner, Watch, inner_of
 from .policy import StopReason
 from .ref import Down, Ref
@@ -27,6 +28,7 @@ class Home(Protocol):
     """What an actor's context needs from its node."""
 
     name: str
+    events: NodeEvents
     on_announce: Callable[[str, str], None] | None
     """Shows a line of the actor of that name to whoever started the system."""
 
@@ -79,6 +81,11 @@ class ActorContext:
     def ref(self) -> Ref[Any]:
         """A reference to this actor, to be given to others."""
         return self._home.ref(self.name, self._cell.cls)
+
+    @property
+    def events(self) -> ActorEvents:
+        """Publish and subscribe over the system's event plane."""
+        return ActorEvents(self._home.events, self.name, self.incarnation)
 
     @property
     def cancelled(self) -> bool:

@@ -29,12 +29,14 @@ from .building import build, must_be_starting
 from .cell import Cell
 from .checked import CheckedOrigin
 from .codec import Codec
+from .counted import counted
 from .current import CURRENT
 from .deadlines import Sweeper
 from .directory import DEFAULT_WINDOW, DEFAULT_WINDOW_BYTES, Directory, Location
 from .durable import Durables
 from .ending import Stop
 from .errors import ActorStopped, ActorUnavailable, StartFailed
+from .events import NodeEvents
 from .first_items import FirstItems
 from .local import LocalOrigin
 from .origin import Origin
@@ -44,6 +46,7 @@ from .peer import Peer
 from .policy import DownKind, Executed, MailboxPolicy, State, StopReason
 from .ref import Ref
 from .resolving import resolving
+from .sources import Sources
 from .stream import Reader
 from .target import Route, Target, Targets
 from .watches import Watches
@@ -121,6 +124,7 @@ class Node:
         )
         self._network = NetworkManager(self.settings, identity, self, listen=listen)
         self.durables = Durables(self, self._network.durable_store)
+        self.sources, self.events = Sources(), NodeEvents(self)
 
     def __repr__(self) -> str:
         return f"<Node {self.id} at {self.address or 'no address'}, {len(self.cells)} actors, {len(self._peers)} peers>"
@@ -150,6 +154,7 @@ class Node:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
+        await self.events.close()
         self.watches.close("this node was closed")
         for peer in list(self._peers.values()):
             self._peer_down(peer, "this node was closed")
@@ -238,6 +243,7 @@ class Node:
         await self._shut(cell)
         if cell.state is not State.STOPPED:
             await cell.stop(StopReason.FAILED, 0)
+        await self.events.close_actor(cell.location.name)
         self._unlist(cell)
         self._stopping.pop(cell, None)
         cell.actor = None  # ways that nobody has looked at since still know the cell
@@ -320,6 +326,7 @@ class Node:
     def node_down(self, node: str, reason: str, kind: DownKind = DownKind.UNKNOWN) -> None:
         """The supervisor says: this whole node is gone. Everything outstanding on it fails now."""
         self.directory.node_down(node, reason, kind)
+        self.sources.node_down(node, reason)
         peer = self._peers.get(node)
         if peer is not None:
             self._peer_down(peer, reason)
@@ -432,17 +439,8 @@ class Node:
 
     def statistics(self) -> dict[str, Any]:
         """Everything that is counted here, as plain data."""
-        return {
-            "node": self.id,
-            "actors": {name: cell.statistics() for name, cell in self._by_name.items()},
-            "open_asks": len(self.pending),
-            "open_streams": len(self.readers),
-            "first_items": self.first_items.statistics(),
-            "late_answers": self.pending.late,
-            "dropped_tells": self.dropped_tells,
-            "durable": self.durables.statistics(),
-            "network": {name: asdict(counts) for name, counts in self._network.statistics().items()},
-        }
+        network = {name: asdict(counts) for name, counts in self._network.statistics().items()}
+        return counted(self, self._by_name, network)
 
 
 def _ignore(frames: Sequence[Any], error: TransportError) -> None:

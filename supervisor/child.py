@@ -123,6 +123,9 @@ class Child:
         )
         self._node.on_actor_failed = self._actor_failed
         self._node.on_announce = self._announce
+        sources = self._node.sources
+        sources.announce = lambda source: self._say(control.Publishes(source.to_wire()))
+        sources.withdraw = lambda source: self._say(control.PublishesNoMore(source.id))
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._incarnations: dict[str, int] = {}
@@ -173,6 +176,8 @@ class Child:
                 control.DirectoryAdd()
                 | control.DirectoryRemove()
                 | control.NodeDown()
+                | control.SourceAdd()
+                | control.SourceRemove()
                 | control.DeclareDurable()
             ):
                 apply(message, node)

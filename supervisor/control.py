@@ -80,6 +80,19 @@ class NodeDown(Message, frozen=True):
     kind: DownKind = DownKind.UNKNOWN
 
 
+class SourceAdd(Message, frozen=True):
+    """These publish events, see ``Source.to_wire``."""
+
+    sources: list[list[Any]]
+
+
+class SourceRemove(Message, frozen=True):
+    """One publishes no more."""
+
+    id: int
+    reason: str
+
+
 class DeclareDurable(Message, frozen=True):
     """Tells to these components are stored; each with its policy, see ``DurablePolicy.to_wire``."""
 
@@ -110,6 +123,8 @@ ToChild = (
     | DirectoryAdd
     | DirectoryRemove
     | NodeDown
+    | SourceAdd
+    | SourceRemove
     | DeclareDurable
     | Stop
     | Ping
@@ -175,6 +190,18 @@ class Announce(Message, frozen=True):
     text: str
 
 
+class Publishes(Message, frozen=True):
+    """A source of events begins, see ``Source.to_wire``."""
+
+    source: list[Any]
+
+
+class PublishesNoMore(Message, frozen=True):
+    """A source of events of this process ended."""
+
+    id: int
+
+
 class ProcessFailed(Message, frozen=True):
     """The child cannot go on: its node did not start, or its loop failed. It exits after this."""
 
@@ -203,6 +230,8 @@ FromChild = (
     | ActorFailed
     | ActorStopped
     | Announce
+    | Publishes
+    | PublishesNoMore
     | ProcessFailed
     | Pong
     | Statistics

@@ -9,10 +9,18 @@ from callboard.actors.directory import Location
 from callboard.actors.node import Node
 from callboard.actors.policy import DownKind
 from callboard.transports.durable import DurablePolicy
+from callboard.transports.events.base import Source
 
 from . import control
 
-Push = control.DirectoryAdd | control.DirectoryRemove | control.NodeDown | control.DeclareDurable
+Push = (
+    control.DirectoryAdd
+    | control.DirectoryRemove
+    | control.NodeDown
+    | control.SourceAdd
+    | control.SourceRemove
+    | control.DeclareDurable
+)
 Follower = Callable[[Push], object]
 
 
@@ -26,6 +34,11 @@ def apply(push: Push, node: Node) -> None:
             node.remove_location(name, incarnation, reason, kind)
         case control.NodeDown(gone, reason, kind):
             node.node_down(gone, reason, kind)
+        case control.SourceAdd(sources):
+            for fields in sources:
+                node.sources.add(Source.from_wire(fields))
+        case control.SourceRemove(identifier, reason):
+            node.sources.remove(identifier, reason)
         case control.DeclareDurable(components):
             node.durables.declare({n: DurablePolicy.from_wire(policy) for n, policy in components.items()})
 
@@ -37,6 +50,7 @@ class Roster:
         self._up: dict[str, Location] = {}
         self._down = Departed()
         self._durable: dict[str, DurablePolicy] = {}
+        self._sources: dict[int, Source] = {}
         self._followers: list[tuple[str, Follower]] = []
 
     def follow(self, follower: Follower, *, node: str = "") -> Callable[[], None]:
@@ -53,6 +67,8 @@ class Roster:
             follower(control.DirectoryAdd(others))
         for name, (incarnation, kind, reason) in self._down.fates():
             follower(control.DirectoryRemove(name, incarnation, reason, kind))
+        if sources := [source.to_wire() for source in self._sources.values() if source.node != node]:
+            follower(control.SourceAdd(sources))
         return lambda: self._followers.remove(entry) if entry in self._followers else None
 
     def declare(self, policies: Mapping[str, DurablePolicy]) -> None:
@@ -67,6 +83,33 @@ class Roster:
             self._up[location.name] = location
             self._down.drop(location.name)
             self._push(control.DirectoryAdd([location.to_wire()]), location.node)
+        for node in {location.node for location in locations}:  # it may have been away
+            if sources := [source.to_wire() for source in self._sources.values() if source.node == node]:
+                self._push(control.SourceAdd(sources), node)
+
+    def told(self, message: control.Publishes | control.PublishesNoMore) -> None:
+        """A process says what it publishes."""
+        if isinstance(message, control.Publishes):
+            self.publishes(Source.from_wire(message.source))
+        else:
+            self.publishes_no_more(message.id)
+
+    def attach(self, node: Node) -> None:
+        """Have a node of this process follow, and be heard."""
+        self.follow(lambda push: apply(push, node), node=node.id)
+        node.sources.announce = self.publishes
+        node.sources.withdraw = lambda source: self.publishes_no_more(source.id)
+
+    def publishes(self, source: Source) -> None:
+        """A source of events begins."""
+        self._sources[source.id] = source
+        self._push(control.SourceAdd([source.to_wire()]), source.node)
+
+    def publishes_no_more(self, identifier: int) -> None:
+        """A source of events ended."""
+        source = self._sources.pop(identifier, None)
+        if source is not None:
+            self._push(control.SourceRemove(identifier, "its publisher was closed"), source.node)
 
     def remove(self, name: str, incarnation: int, reason: str, kind: DownKind = DownKind.UNKNOWN) -> None:
         """One can no longer be reached; a newer incarnation stays."""
@@ -81,6 +124,8 @@ class Roster:
         for location in self.on_node(node):
             del self._up[location.name]
             self._down.note(location.name, location.incarnation, reason, kind)
+        if kind is not DownKind.UNREACHABLE:  # it may come back
+            self._sources = {key: source for key, source in self._sources.items() if source.node != node}
         self._push(control.NodeDown(node, reason, kind), node)
 
     def on_node(self, node: str) -> list[Location]:

@@ -66,8 +66,8 @@ class Supervisor:
         self.slots: dict[str, ProcessSlot] = {}
         self.announcements: list[Announcement] = []
         self.stopping = False
-        self.scaling: set[str] = set()  # components, see `scaling`
-        self.retired: dict[str, int] = {}  # last incarnation of places that were given up
+        self.scaling: set[str] = set()  # components; and the last incarnations of places that were given up
+        self.retired: dict[str, int] = {}
         self.on_event: Callable[[str], None] = log.info
         self.on_change: Callable[[], None] = lambda: None
         self.on_failed: Callable[[str, str], None] = lambda place, reason: None
@@ -388,6 +388,8 @@ class Supervisor:
                 self.on_event(f"{name} failed: {error}")
                 failure = Failure(reason=f"{name} failed: {error}")
                 self._keep(self._recover_actor(slot, actor, failure), self._tasks)
+            case control.Publishes() | control.PublishesNoMore():
+                self.roster.told(message)
             case control.Announce(name, text):
                 self.announcements = announced(self.announcements, Announcement(actor=name, text=text))
         self.on_change()

@@ -35,7 +35,7 @@ from .embedded import EmbeddedNats
 from .errors import StartInterrupted, SupervisionError, SystemFailed, UnknownPlace
 from .placement import place
 from .replaying import replay
-from .roster import Roster, apply
+from .roster import Roster
 from .rundir import RuntimeDirectory, claim_aside
 from .running import log_tail
 from .scaling import scale
@@ -175,7 +175,7 @@ class System:
         config, tree = self._config, secrets.token_hex(6)
         self._directory = await claim_aside(config.namespace, tree, self._runtime_dir)
         ipc = config.network.ipc_directory or str(self._directory.ipc)
-        settings = replace(config.network, ipc_directory=ipc)
+        settings = replace(config.network, ipc_directory=ipc, event_plane=config.event_plane.value)
         if self._embed:
             self._nats = EmbeddedNats(self._directory.nats, tree, self._embed, self._event, self._failed)
             settings = await self._nats.start(settings)
@@ -196,7 +196,7 @@ class System:
         supervisor.on_change = self._changed
         supervisor.on_failed = self._failed
         await self._node.start()
-        self._roster.follow(lambda push: apply(push, self._node), node=self._node.id)
+        self._roster.attach(self._node)
         self._admin = AdminServer(
             namespace=config.namespace,
             settings=settings,

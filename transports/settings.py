@@ -32,6 +32,8 @@ class NetworkSettings:
 
     request_plane: str = "tcp"
     """``DYN_REQUEST_PLANE``: scheme of the plane that the process listens on."""
+    event_plane: str = "zmq"
+    """``DYN_EVENT_PLANE``: how events travel, beside the request plane: ``zmq``, ``nats``, ``jetstream``, ``none``."""
     host: str = "127.0.0.1"
     """``DYN_TCP_RPC_HOST``: address to bind; one that is not loopback needs ``insecure``. ``auto`` is the address of
     this machine that others can reach; with ``0.0.0.0`` and ``::`` it is the one that others are told.

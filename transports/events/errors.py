@@ -1,0 +1,41 @@
+"""What the event plane raises, besides what any transport may raise."""
+
+from __future__ import annotations
+
+from ..errors import TransportError
+
+
+class BadFrame(TransportError, ValueError):
+    """What came is no frame of events."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"this is no frame of events: {why}")
+
+    def __reduce__(self) -> tuple[type[BadFrame], tuple[str]]:
+        return type(self), (self.why,)
+
+
+class SourceGone(TransportError):
+    """A source does not answer."""
+
+    def __init__(self, source: str, why: str) -> None:
+        self.source, self.why = source, why
+        super().__init__(f"{source} does not answer: {why}")
+
+    def __reduce__(self) -> tuple[type[SourceGone], tuple[str, str]]:
+        return type(self), (self.source, self.why)
+
+
+class EventTooLarge(TransportError, ValueError):
+    """An event is larger than the event plane carries."""
+
+    def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
+        self.topic, self.size_bytes, self.limit_bytes = topic, size_bytes, limit_bytes
+        super().__init__(
+            f"an event of topic {topic} has {size_bytes:,} bytes; the event plane carries {limit_bytes:,} at most:"
+            " split it into several"
+        )
+
+    def __reduce__(self) -> tuple[type[EventTooLarge], tuple[str, int, int]]:
+        return type(self), (self.topic, self.size_bytes, self.limit_bytes)

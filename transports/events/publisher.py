@@ -1,0 +1,73 @@
+"""One source at work: what is sent in one turn of the event loop goes out together at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from ..errors import Closed
+from .base import EventPlane, PlanePublisher, Source
+from .outflow import Outflow, Snapshot
+
+SNAPSHOT_EVERY = 1024
+"""Events after which a plane that keeps snapshots itself gets a new one."""
+
+
+class EventPublisher:
+    """Sends events as bytes."""
+
+    def __init__(self, topic: str, source: int, snapshot: Snapshot | None = None) -> None:
+        self._outflow = Outflow(topic, source, snapshot)
+        self._plane: PlanePublisher | None = None
+        self._flushing = False
+        self._closed = False
+        self.frames = 0
+
+    def __repr__(self) -> str:
+        return f"<EventPublisher {self._outflow}{', closed' if self._closed else ''}>"
+
+    @property
+    def source(self) -> Source:
+        """What discovery must know of it."""
+        assert self._plane is not None
+        return self._plane.source
+
+    async def open(self, plane: EventPlane, source: Source) -> None:
+        """Begin. Raises `TransportError`."""
+        self._plane = await plane.publisher(source, self._answer, SNAPSHOT_EVERY)
+
+    def send(self, event: bytes) -> int:
+        """Send an event; returns its number. Never blocks. Raises `Closed`, `EventTooLarge`."""
+        if self._closed:
+            raise Closed(self._outflow.topic, "this publisher was closed")
+        number = self._outflow.add(event)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+        return number
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._plane is not None:
+            for frame in self._outflow.take():
+                self.frames += 1
+                self._plane.send(frame)
+
+    async def _answer(self, after: int) -> list[bytes]:
+        self._flush()  # the answer goes up to the last event, and what follows continues it
+        return self._outflow.answer(after)
+
+    def statistics(self) -> Mapping[str, int]:
+        """Counters since the start."""
+        below = {} if self._plane is None else self._plane.statistics()
+        outflow = self._outflow
+        return {"events": outflow.last, "frames": self.frames, "snapshots": outflow.snapshots, **below}
+
+    async def close(self) -> None:
+        """Send what waits, and leave; idempotent."""
+        if self._closed:
+            return
+        self._flush()
+        self._closed = True
+        if self._plane is not None:
+            await self._plane.close()
