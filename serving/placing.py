@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -18,7 +18,6 @@ from .protocol import RankLoad
 from .scheduling.breaker import Breaker
 from .scheduling.demand import Choice, Demand, Rank, RankFacts, Refusal
 from .scheduling.queue import WaitingQueue
-from .scheduling.replica import RoutingChange
 from .scheduling.scheduler import Scheduler
 from .scheduling.settings import RouterSettings
 
@@ -60,11 +59,10 @@ class Placer:
         caches: CacheView,
         *,
         actor: str,
-        tell: Callable[[RoutingChange], object] | None = None,
     ) -> None:
         self.pool, self.settings, self.caches = pool, settings, caches
         self._actor = actor
-        self.scheduler = Scheduler(settings, Random(), tell=tell)
+        self.scheduler = Scheduler(settings, Random())
         self.breaker = Breaker(settings.inhibit_s, settings.inhibit_max_s)
         self._queue: WaitingQueue[_Waiter] = WaitingQueue(settings.queue_policy, settings.queue_limit)
         self._timer: asyncio.TimerHandle | None = None

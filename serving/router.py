@@ -26,12 +26,14 @@ from callboard.actors.policy import StopReason
 from callboard.actors.ref import Ref
 
 from .errors import EngineBusy, EngineFailed, UnknownModel
+from .feeds import Feeds
 from .journey import Journey
 from .kv.view import CacheView
 from .membership import Pool
 from .migration import given, resume, whole
 from .placing import Placed, Placer
 from .protocol import Finish, GenerateRequest, ModelInfo, Piece, Role, Routed
+from .scheduling.demand import Rank
 from .scheduling.settings import router_settings
 from .worker import Worker
 
@@ -73,7 +75,8 @@ class Router(Actor):
         self._numbers = 0
 
     async def on_start(self) -> None:
-        """Ask the workers what they serve."""
+        """Ask the workers what they serve, and hear what is in their caches."""
+        self._feeds = Feeds(self.context)
         self._decode = self._placer(self._workers, (Role.BOTH, Role.DECODE), self._caches)
         self._prefill: Placer | None = None
         if self._prefill_workers is not None:
@@ -81,9 +84,22 @@ class Router(Actor):
             self._prefill = self._placer(self._prefill_workers, (Role.BOTH, Role.PREFILL), caches)
         for placer in self._placers:
             await placer.pool.start()
+        await self._listen()
+
+    async def _listen(self) -> None:
+        """Follow what the event plane says, as far as the mode needs it."""
+        settings, feeds = self.settings, self._feeds
+        if self.context.events.plane == "none":
+            return
+        if settings.mode == "kv" and settings.use_kv_events:
+            await feeds.follow_caches(self._workers.name, self._caches)
+        await feeds.follow_loads(self._workers.name, self._decode)
+        if settings.replica_sync is True or (settings.replica_sync is None and settings.mode == "kv"):
+            self._decode.scheduler.tell = await feeds.share_books(self._decode)
 
     async def on_stop(self, reason: StopReason) -> None:
-        """Ask no more."""
+        """Ask and hear no more."""
+        await self._feeds.close()
         for placer in self._placers:
             placer.close(ActorStopped("the router was stopped", actor=self.context.name))
             await placer.pool.close()
@@ -236,6 +252,11 @@ class Router(Actor):
         return list(self._decisions)
 
     @interleave
+    def blocks(self, worker: int, dp_rank: int = 0) -> list[int]:
+        """Return the sequence hashes of the blocks that this router believes to be in a rank's cache."""
+        return sorted(self._caches.index.blocks_of(Rank(worker, dp_rank)))
+
+    @interleave
     async def models(self) -> list[ModelInfo]:
         """Return what the workers that are up serve, each model once."""
         pool = self._decode.pool
@@ -263,4 +284,5 @@ class Router(Actor):
             "decode": self._decode.statistics(),
             "prefill": None if self._prefill is None else self._prefill.statistics(),
             "index": self._caches.index.statistics(),
+            "events": self._feeds.statistics(),
         }

@@ -10,8 +10,9 @@ from callboard.actors.policy import StopReason
 
 from .canary import Canary, CanarySettings
 from .engines import make_engine
-from .engines.base import HandoverEngine
+from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, UnknownModel, WrongRole
+from .kv.publisher import KvPublisher, LoadPublisher
 from .protocol import GenerateRequest, Load, ModelInfo, Piece
 
 
@@ -27,17 +28,29 @@ class Worker(Actor):
     def __init__(self, engine: Mapping[str, Any], canary: Mapping[str, Any] | None = None) -> None:
         self.engine = make_engine(engine)
         self._canary = Canary(CanarySettings.of(canary or {}), self._try_engine, self._sick)
+        self._kv = KvPublisher(self.context.events)
+        self._loads = LoadPublisher(self.context.events, lambda: self.engine.load().ranks)
         self._model = ""
 
     async def on_start(self) -> None:
         """Load the model."""
+        if isinstance(self.engine, EventingEngine):
+            self.engine.on_kv_changes(self._kv.changed)
         await self.engine.start()
-        self._model = self.engine.describe().model
+        info = self.engine.describe()
+        self._model = info.model
+        if info.kv_events and self.context.events.plane != "none":
+            await self._kv.start()
+        else:
+            self._kv.ignore()
+        if info.block_size:
+            await self._loads.start()
         self._canary.start()
 
     async def on_stop(self, reason: StopReason) -> None:
         """Give the engine's resources back."""
         await self._canary.close()
+        await self._loads.close()
         await self.engine.close()
 
     @idempotent  # a generation changes nothing but the engine's caches: one that gave no token may run again
@@ -77,6 +90,11 @@ class Worker(Actor):
     def load(self) -> Load:
         """Return what the engine is doing and has done."""
         return self.engine.load()
+
+    @interleave
+    def resident(self) -> dict[int, list[int]]:
+        """Return the sequence hashes of what is in the caches, by rank, as far as the engine tells."""
+        return {rank: sorted(names) for rank, names in self._kv.names().items()}
 
     @interleave
     def maintain(self, on: bool) -> None:

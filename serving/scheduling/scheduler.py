@@ -39,7 +39,7 @@ class Scheduler:
         self.settings = settings
         self._weights = settings.weights
         self._rng = rng
-        self._tell = tell
+        self.tell = tell
         self._policy = make_policy(settings.mode, rng)
         self._facts: dict[Rank, RankFacts] = {}
         self._busy = BusyRule(settings)
@@ -217,7 +217,7 @@ class Scheduler:
         self._active.add(demand.id, placed)
         self._own[demand.id] = rank
         self.outstanding[rank.worker] = self.outstanding.get(rank.worker, 0) + 1
-        if self._tell is not None:
+        if self.tell is not None:
             self._say(_added(demand.id, placed))
 
     def first_token(self, identifier: str) -> None:
@@ -244,8 +244,8 @@ class Scheduler:
         self._say(Ended(identifier))
 
     def _say(self, change: RoutingChange) -> None:
-        if self._tell is not None:
-            self._tell(change)
+        if self.tell is not None:
+            self.tell(change)
 
     # -- other routers
 

@@ -87,7 +87,7 @@ class RouterSettings:
     inhibit_max_s: float = 60.0
 
     replica_sync: bool | None = None
-    """Tell the other instances of this router what runs where; None: if there are any and there is an event plane."""
+    """Tell the other instances of this router what runs where, over the event plane; None: in mode ``kv``."""
     eff_isl_threshold: int = 2048
     """Prompts with fewer tokens that are not cached are computed by the decode worker itself."""
 
