@@ -17,7 +17,15 @@ from callboard.actors.errors import (
 )
 from callboard.transports.errors import TooLarge
 
-from .errors import ContextTooLong, NoWorkers, ServingError, UnknownModel
+from .errors import (
+    ContextTooLong,
+    EngineBusy,
+    EngineFailed,
+    NoWorkers,
+    RequestRefused,
+    ServingError,
+    UnknownModel,
+)
 
 OVERLOADED = 529
 """Status for "everybody is busy", apart from 503 for "nobody is there"."""
@@ -89,6 +97,12 @@ def as_http_error(error: Exception) -> HttpError:
             return HttpError(400, str(error), code="context_length_exceeded")
         case NoWorkers():
             return HttpError(503, str(error), code="no_workers", retry_after_s=error.retry_after_s)
+        case EngineBusy():
+            return HttpError(OVERLOADED, str(error), code="overloaded", retry_after_s=error.retry_after_s)
+        case EngineFailed():
+            return HttpError(503, str(error), code="engine_failed", retry_after_s=1)
+        case RequestRefused():
+            return HttpError(error.status, str(error), code="request_refused")
         case MailboxFull() | Overloaded():
             return HttpError(OVERLOADED, f"overloaded: {error}", code="overloaded", retry_after_s=1)
         case ActorUnavailable() | ActorStopped() if error.items:

@@ -33,6 +33,8 @@ class Journey:
     """Tokens of the answer that workers other than the last have made."""
     excluded: set[tuple[int, int]] = field(default_factory=set)
     """Incarnations that have failed it: number of the instance, and incarnation."""
+    busy: set[tuple[int, int]] = field(default_factory=set)
+    """Those of them that are well and had no room."""
     failure: str = ""
     prefilled_by: str = ""
     block_size: int = 0

@@ -179,6 +179,9 @@ class Placer:
             return f"no instance of {self.pool.name} that serves {request.model} is up"
         fresh = [m for m in serving if (m.index, m.incarnation) not in journey.excluded]
         if not fresh:
+            if all((m.index, m.incarnation) in journey.busy for m in serving):
+                self.refused += 1
+                raise Overloaded(f"each of {len(serving)} workers is full", actor=self._actor)
             names = ", ".join(member.ref.name for member in serving)
             return f"{names} failed this request: {journey.failure}"
         allowed = set(self.breaker.allowed([member.index for member in fresh], now_s))

@@ -45,7 +45,8 @@ DECISIONS = 256
 LOST = (ActorUnavailable, EngineFailed)
 """A worker that failed, and gets nothing for a while."""
 
-DECLINED = (ActorStopped, MailboxFull, Overloaded, UnknownModel, EngineBusy)
+FULL = (MailboxFull, Overloaded, EngineBusy)
+DECLINED = (*FULL, ActorStopped, UnknownModel)
 """A worker that is well and does not take this request."""
 
 
@@ -167,6 +168,8 @@ class Router(Actor):
         """Prepare the rest of a request for another worker; raises ``error`` if it cannot go on."""
         member = placed.member
         journey.excluded.add((member.index, member.incarnation))
+        if isinstance(error, FULL):
+            journey.busy.add((member.index, member.incarnation))
         journey.failure = str(error)
         journey.attempt += 1
         if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked

@@ -23,6 +23,8 @@ class GatedSettings:
 class GatedEngine:
     """Streams "<pid>", then as many "." as ``max_tokens`` says; before one of them it waits for the gate.
 
+    An answer that another has begun goes on with the dots that are missing.
+
     The prompt says where: "open" behind the pid, "silent" before it, "through" nowhere, "fail" raises instead.
     """
 
@@ -51,13 +53,14 @@ class GatedEngine:
         prompt = request.prompt or request.messages[-1].content
         if prompt == "fail":
             raise RuntimeError("the engine broke")
-        count = request.max_tokens or 3
+        count = request.max_tokens or 3 - max(0, len(request.done) - 1)
         self.running += 1
         ended = False
         try:
             if prompt == "silent":
                 await self.passed()
-            yield str(os.getpid())
+            if not request.done:
+                yield str(os.getpid())
             if prompt == "open":
                 await self.passed()
             for _ in range(count):

@@ -123,7 +123,8 @@ async def test_without_events_the_router_goes_by_what_it_has_sent(cluster: Clust
 
 async def test_two_routers_know_what_the_other_has_placed(cluster: Cluster) -> None:
     text = CONFIG.format(events="zmq", workers=2, blocks=64, router="temperature = 0.0", more="")
-    text = text.replace("temperature = 0.0 }", "temperature = 0.0 }\nreplicas = 2").replace("dp_ranks = 2", "decode_ms = 20")
+    text = text.replace("temperature = 0.0 }", "temperature = 0.0 }\nreplicas = 2")
+    text = text.replace("dp_ranks = 2", "decode_ms = 20")
     system = await cluster.up(text, plane="tcp")
     routers = [system.ref(f"router.{n}", Router) for n in range(2)]
     request = GenerateRequest(request_id="r", model="simulated", prompt=LONG, max_tokens=200)
