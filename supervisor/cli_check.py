@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--plane", help="Request plane, instead of what environment and file say.")
+@click.option("--event-plane", help="Event plane, instead of what environment and file say.")
 @click.option("--namespace", "-n", help="Namespace, instead of what environment and file say.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @reporting
-def check(file: Path, plane: str | None, namespace: str | None, as_json: bool) -> None:
+def check(
+    file: Path, plane: str | None, event_plane: str | None, namespace: str | None, as_json: bool
+) -> None:
     """Find every mistake in a config FILE, its wiring and its classes included. Nothing is started.
 
     \b
@@ -30,7 +33,7 @@ def check(file: Path, plane: str | None, namespace: str | None, as_json: bool) -
     from .config import load
 
     try:
-        config = load(file, plane=plane, namespace=namespace)
+        config = load(file, plane=plane, event_plane=event_plane, namespace=namespace)
     except ConfigError as error:
         if not as_json:
             raise
@@ -53,6 +56,7 @@ def _counts(config: Config) -> dict[str, Any]:
     return {
         "namespace": config.namespace,
         "plane": config.network.request_plane,
+        "event_plane": config.event_plane.value,
         "actors": sum(len(plan.instances) for plan in plans),
         "processes": len(plans),
     }

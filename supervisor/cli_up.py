@@ -24,6 +24,7 @@ REMEMBERED = 1000
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--plane", help="Request plane, instead of what environment and file say.")
+@click.option("--event-plane", help="Event plane, instead of what environment and file say.")
 @click.option("--namespace", "-n", help="Namespace, instead of what environment and file say.")
 @click.option(
     "--runtime-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory for sockets and logs."
@@ -45,6 +46,7 @@ REMEMBERED = 1000
 def up(
     file: Path,
     plane: str | None,
+    event_plane: str | None,
     namespace: str | None,
     runtime_dir: Path | None,
     nats_embedded: bool,
@@ -60,12 +62,14 @@ def up(
     Exit codes: 0 stopped as asked, 1 something did not start (its traceback is shown) or failed too
     often, 2 mistakes in the file, 5 a system of that namespace is running already.
     """
+    from .config import load
     from .system import System
 
     if nats_server is not None and not nats_embedded:
         raise click.UsageError("--nats-server is the program of --nats-embedded; give both")
+    plane = "nats" if nats_embedded and plane is None else plane
     system = System.from_config(
-        file,
+        load(file, plane=plane, event_plane=event_plane, namespace=namespace),
         plane=plane,
         namespace=namespace,
         runtime_dir=runtime_dir,

@@ -32,11 +32,15 @@ from .toml_source import parse_toml
 NAMESPACE_VARIABLE = "DYN_NAMESPACE"
 TABLES = ("actor", "process", "network", "supervisor")
 
+Planes = tuple[str | None, str | None]
+"""Request plane and event plane of flags."""
+
 
 def load(
     path: str | os.PathLike[str],
     *,
     plane: str | None = None,
+    event_plane: str | None = None,
     namespace: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
@@ -50,7 +54,8 @@ def load(
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
-    return parse(text, file=Path(path), plane=plane, namespace=namespace, environ=environ)
+    planes = (plane, event_plane)
+    return _parse(text, Path(path), planes, namespace, os.environ if environ is None else environ)
 
 
 def parse(
@@ -58,13 +63,19 @@ def parse(
     *,
     file: Path,
     plane: str | None = None,
+    event_plane: str | None = None,
     namespace: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
     """Do what `load` does with a text; ``file`` names it, and modules are searched beside it first."""
-    environ = os.environ if environ is None else environ
+    return _parse(text, file, (plane, event_plane), namespace, os.environ if environ is None else environ)
+
+
+def _parse(
+    text: str, file: Path, planes: Planes, namespace: str | None, environ: Mapping[str, str]
+) -> Config:
     reader = Reader(parse_toml(text))
-    config = _read(reader, file, plane, namespace, environ)
+    config = _read(reader, file, planes, namespace, environ)
     check_wiring(reader, config)
     check_placement(reader, config)
     check_durable(reader, config)
@@ -86,8 +97,9 @@ def format_problems(problems: set[Problem], file: Path) -> list[str]:
 
 
 def _read(
-    reader: Reader, file: Path, plane: str | None, namespace: str | None, environ: Mapping[str, str]
+    reader: Reader, file: Path, planes: Planes, namespace: str | None, environ: Mapping[str, str]
 ) -> Config:
+    plane, event_plane = planes
     top = reader.table((), reader.source.data, keys.TOP, TABLES)
     supervisor = reader.table(("supervisor",), reader.source.data.get("supervisor", {}), keys.SUPERVISOR)
     strategy = Strategy(supervisor.pop("strategy", Strategy.ONE_FOR_ONE.value))
@@ -98,7 +110,7 @@ def _read(
         actors=tuple(actors),
         processes=tuple(processes),
         network=read_network(reader, top.get("request_plane"), plane, environ, str(file.absolute().parent)),
-        event_plane=read_event_plane(reader, top.get("event_plane"), environ),
+        event_plane=read_event_plane(reader, top.get("event_plane"), event_plane, environ),
         strategy=strategy,
         limits=Limits(**supervisor),
         path=file,

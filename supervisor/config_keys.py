@@ -289,7 +289,7 @@ def network_keys() -> dict[str, Key]:
     """The keys of ``[network]``: the fields of `NetworkSettings`, whose own check judges the values."""
     from callboard.transports.settings import NetworkSettings
 
-    others = ("request_plane", "nats")
+    others = ("request_plane", "event_plane", "nats")
     return {entry.name: _key_of(entry) for entry in fields(NetworkSettings) if entry.name not in others}
 
 

@@ -81,16 +81,23 @@ def _check_extras(reader: Reader, nats: NatsSettings, environ: Mapping[str, str]
             reader.problem((*NATS, *used[:1]), str(error))
 
 
-def read_event_plane(reader: Reader, mode: str | None, environ: Mapping[str, str]) -> EventPlane:
-    """Return the event plane: environment before file before default."""
+def read_event_plane(
+    reader: Reader, mode: str | None, flag: str | None, environ: Mapping[str, str]
+) -> EventPlane:
+    """Return the event plane: flag before environment before file before default."""
     known = [entry.value for entry in EventPlane]
-    text = environ.get(EVENT_PLANE_VARIABLE, "").strip()
-    if text and text.lower() not in known:
-        near = did_you_mean(text.lower(), known)
-        what = f"{EVENT_PLANE_VARIABLE} is {text!r}; it must be one of {', '.join(known)}{near}"
-        reader.outside("environment", what)
-        text = ""
-    return EventPlane(text.lower() or mode or EventPlane.ZMQ.value)
+    found = mode
+    for place, name, text in (
+        ("environment", EVENT_PLANE_VARIABLE, environ.get(EVENT_PLANE_VARIABLE, "")),
+        ("--event-plane", "it", flag or ""),
+    ):
+        value = text.strip().lower()
+        if value in known:
+            found = value
+        elif value:
+            near = did_you_mean(value, known)
+            reader.outside(place, f"{name} is {text.strip()!r}; it must be one of {', '.join(known)}{near}")
+    return EventPlane(found or EventPlane.ZMQ.value)
 
 
 def _nats(reader: Reader, environ: Mapping[str, str], directory: str) -> NatsSettings:

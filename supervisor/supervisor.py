@@ -242,8 +242,7 @@ class Supervisor:
         slot = self.slots[running.name]
         reason = running.exit_reason
         if slot.running is running:
-            slot.running = None
-            slot.last_exit = reason
+            slot.running, slot.last_exit = None, reason
             self._take_down(slot, reason)
         if running.node:
             kind = DownKind.STOPPED if self.stopping else DownKind.KILLED

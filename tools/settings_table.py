@@ -110,7 +110,7 @@ def page() -> str:
     """The whole page."""
     lines = [HEAD, NETWORK]
     for *cells, meaning in rows(NetworkSettings, VARIABLES):
-        if cells[0] in ("`request_plane`", "`nats`"):  # which have tables of their own
+        if cells[0] in ("`request_plane`", "`event_plane`", "`nats`"):  # which have tables of their own
             continue
         on_tcp, _, on_nats = (part.strip() for part in meaning.partition(ON_NATS))
         cells += [on_tcp, f"{on_nats[:1].upper()}{on_nats[1:]}" or "The same."]

@@ -49,8 +49,9 @@ async def test_killing_a_worker_is_seen_by_no_client(cluster: Cluster, tmp_path:
 
         await system.kill("worker.0")
         gate.touch()
-        for stream in begun:  # those that had begun there go on elsewhere, after what their clients have
-            assert await rest_of(stream) == "." * 15  # of 16 tokens the first is the pid
+        # Those that had begun there go on elsewhere, after what their clients have: of 16 tokens the first is the pid.
+        for stream, home in zip(begun, homes, strict=True):
+            assert await rest_of(stream) == "." * (15 if home == victim else 16)
         texts = await asyncio.gather(*silent)
         assert victim not in {text.rstrip(".") for text in texts}
         assert all(text.endswith("." * 16) for text in texts)
