@@ -130,6 +130,7 @@ async def test_a_good_file_is_counted_and_its_modules_start_no_system(
         "problems": [],
         "namespace": "mine",
         "plane": "ipc",
+        "event_plane": "zmq",
         "actors": 5,
         "processes": 3,
     }
