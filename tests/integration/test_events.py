@@ -25,7 +25,7 @@ replicas = 2
 class = "event_actors:Listener"
 """
 
-PLANES = [("tcp", "zmq"), ("nats", "zmq")]
+PLANES = [(plane, events) for plane in ("tcp", "nats") for events in ("zmq", "nats")]
 
 pytestmark = pytest.mark.parametrize(("plane", "events"), PLANES)
 
