@@ -86,10 +86,9 @@ class Subjects:
         return f"{self.root}._pull.{token(node)}"
 
     def events(self, topic: str, component: str, source: int | None) -> str:
-        """Where events of a source are published; of all sources if it is None."""
-        return f"{self.root}._events.{token(topic)}." + (
-            f"{token(component)}.{source:x}" if source is not None else ">"
-        )
+        """Where events of a source are published; of all sources of a topic if it is None."""
+        rest = ">" if source is None else f"{token(component)}.{source:x}"
+        return f"{self.root}._events.{token(topic)}.{rest}"
 
     def replay(self, node: str) -> str:
         """Where a process is asked for events that were missed."""
