@@ -22,7 +22,7 @@ from callboard.actors.errors import (
     MailboxFull,
     Overloaded,
 )
-from callboard.actors.policy import StopReason
+from callboard.actors.policy import Executed, StopReason
 from callboard.actors.ref import Ref
 
 from .errors import EngineBusy, EngineFailed, UnknownModel
@@ -81,10 +81,12 @@ class Router(Actor):
         self._decode = self._placer(self._workers, (Role.BOTH, Role.DECODE), self._caches)
         self._prefill: Placer | None = None
         if self._prefill_workers is not None:
-            caches = CacheView(self.settings)
-            self._prefill = self._placer(self._prefill_workers, (Role.BOTH, Role.PREFILL), caches)
+            self._prefill = self._placer(
+                self._prefill_workers, (Role.BOTH, Role.PREFILL), CacheView(self.settings)
+            )
         for placer in self._placers:
             await placer.pool.start()
+        await self._decode.pool.grown(self.settings.min_initial_workers)
         await self._listen()
 
     async def _listen(self) -> None:
@@ -92,9 +94,10 @@ class Router(Actor):
         settings, feeds = self.settings, self._feeds
         if self.context.events.plane == "none":
             return
-        if settings.mode == "kv" and settings.use_kv_events:
-            await feeds.follow_caches(self._workers.name, self._caches)
-        await feeds.follow_loads(self._workers.name, self._decode)
+        for placer in self._placers:
+            if settings.mode == "kv" and settings.use_kv_events:
+                await feeds.follow_caches(placer.pool.name, placer.caches)
+            await feeds.follow_loads(placer.pool.name, placer)
         if settings.replica_sync is True or (settings.replica_sync is None and settings.mode == "kv"):
             self._decode.scheduler.tell = await feeds.share_books(self._decode)
 
@@ -142,7 +145,7 @@ class Router(Actor):
                     yield routed
             # Only pieces that another worker could continue after are kept.
             kept: list[Piece] | None = [] if self.settings.migration_limit else None
-            begun = False
+            begun = ended = False
             batches = placed.member.ref.stream(Worker.generate, self._addressed(journey, placed)).batches()
             try:
                 async for batch in batches:
@@ -151,14 +154,19 @@ class Router(Actor):
                         self._decode.first_piece(placed)
                     if kept is not None:
                         kept += batch
-                    if journey.before and type(batch[-1]) is Finish:
-                        batch[-1] = whole(batch[-1], journey.before)
+                    if type(batch[-1]) is Finish:
+                        ended = True
+                        if journey.before:
+                            batch[-1] = whole(batch[-1], journey.before)
                     for piece in batch:
                         yield piece
                 self.finished += 1
                 return
             except (*LOST, *DECLINED) as error:
                 self._decode.failed(placed, inhibit=isinstance(error, LOST))
+                if ended:  # it died between its last piece and the end of the stream
+                    self.finished += 1
+                    return
                 self._move(journey, placed, error, kept if begun else [])
             finally:
                 self._decode.finish(placed)
@@ -170,17 +178,26 @@ class Router(Actor):
         journey.excluded.add((member.index, member.incarnation))
         if isinstance(error, FULL):
             journey.busy.add((member.index, member.incarnation))
+        if isinstance(error, LOST):
+            journey.lost.add((member.index, member.incarnation))
         journey.failure = str(error)
         journey.attempt += 1
         if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
             self._decode.pool.doubt(member)
         if pieces == []:
+            # A request that kills workers must not get all of them.
+            if isinstance(error, LOST) and getattr(error, "executed", None) is not Executed.NEVER:
+                journey.losses += 1
+                if journey.losses > max(1, self.settings.migration_limit):
+                    self.failed += 1
+                    raise error
             return
         done = None if pieces is None else given(pieces)
         if done is None or journey.moves >= self.settings.migration_limit:
             self.failed += 1
             raise error
         journey.moves += 1
+        journey.losses, journey.waited_s = 0, 0.0
         journey.before += len(done)
         journey.arrived_s = time.monotonic()
         journey.request = resume(journey.request, done)
@@ -286,6 +303,10 @@ class Router(Actor):
             "migrations": self.moved,
             "decode": self._decode.statistics(),
             "prefill": None if self._prefill is None else self._prefill.statistics(),
-            "index": self._caches.index.statistics(),
+            "index": {
+                **self._caches.index.statistics(),
+                "asked_blocks": self._caches.asked_blocks,
+                "matched_blocks": self._caches.matched_blocks,
+            },
             "events": self._feeds.statistics(),
         }
