@@ -9,6 +9,8 @@
 ``{prefix}.{namespace}._durable.{c}.{i}``  what is stored for a component or an instance, see nats_durable.py
 ``{prefix}.{namespace}._stored.{node}.>``  acknowledgements of what it had stored
 ``{prefix}.{namespace}._pull.{node}.>``    what is delivered to it from there
+``{prefix}.{namespace}._events.{t}.{c}.{s}``  events of topic t, component c, source s
+``{prefix}.{namespace}._replay.{node}``    where a process is asked for events that were missed
 =========================================  =================================================================
 
 A name becomes one token: what is not a letter, a digit, ``-`` or ``_`` is written as ``=`` and two hexadecimal digits
@@ -82,6 +84,23 @@ class Subjects:
     def pull(self, node: str) -> str:
         """What the subjects for deliveries of stored messages to a process begin with."""
         return f"{self.root}._pull.{token(node)}"
+
+    def events(self, topic: str, component: str, source: int | None) -> str:
+        """Where events of a source are published; of all sources of a topic if it is None."""
+        rest = ">" if source is None else f"{token(component)}.{source:x}"
+        return f"{self.root}._events.{token(topic)}.{rest}"
+
+    def replay(self, node: str) -> str:
+        """Where a process is asked for events that were missed."""
+        return f"{self.root}._replay.{token(node)}"
+
+    def events_stream(self, topic: str) -> str:
+        """Name of the JetStream stream that keeps the events of a topic."""
+        return f"{self.prefix}-{token(self.namespace)}-events-{token(topic)}".replace(".", "_")
+
+    def snapshots(self) -> str:
+        """Name of the bucket that keeps snapshots."""
+        return f"{self.prefix}-{token(self.namespace)}-snapshots".replace(".", "_").replace("=", "_")
 
     def stream(self, component: str) -> str:
         """Name of the JetStream stream of a component; different ones never share a name.

@@ -25,9 +25,11 @@ replicas = 2
 class = "event_actors:Listener"
 """
 
-PLANES = [("tcp", "zmq"), ("nats", "zmq")]
+PLANES = [(plane, events) for plane in ("tcp", "nats") for events in ("zmq", "nats", "jetstream")]
 
-pytestmark = pytest.mark.parametrize(("plane", "events"), PLANES)
+
+MIXES = pytest.mark.parametrize(("plane", "events"), PLANES)
+EVENTS = pytest.mark.parametrize(("plane", "events"), [pair for pair in PLANES if pair[0] == "tcp"])
 
 
 async def up(cluster: Cluster, plane: str, events: str) -> System:
@@ -47,6 +49,7 @@ async def say(system: System, name: str, count: int) -> Any:
     return await system.ref(name, Speaker).ask(Speaker.say, count)
 
 
+@MIXES
 async def test_every_event_of_every_source_is_heard_in_order(
     cluster: Cluster, plane: str, events: str
 ) -> None:
@@ -57,6 +60,7 @@ async def test_every_event_of_every_source_is_heard_in_order(
     await until(lambda: hears(system, {"speaker.0": 10, "speaker.1": 20_000}))
 
 
+@EVENTS
 async def test_who_dies_leaves_and_who_comes_back_is_another(
     cluster: Cluster, plane: str, events: str
 ) -> None:
@@ -71,6 +75,7 @@ async def test_who_dies_leaves_and_who_comes_back_is_another(
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 2}))
 
 
+@EVENTS
 async def test_a_subscriber_that_comes_late_or_comes_back_knows_everything(
     cluster: Cluster, plane: str, events: str
 ) -> None:
@@ -84,6 +89,7 @@ async def test_a_subscriber_that_comes_late_or_comes_back_knows_everything(
     await until(lambda: hears(system, {"speaker.0": 30_000, "speaker.1": 1}))
 
 
+@EVENTS
 async def test_a_frozen_source_goes_and_comes_back_with_all_it_said(
     cluster: Cluster, plane: str, events: str
 ) -> None:
@@ -96,3 +102,28 @@ async def test_a_frozen_source_goes_and_comes_back_with_all_it_said(
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 0}))
     await say(system, "speaker.0", 1)
     await until(lambda: hears(system, {"speaker.0": 4, "speaker.1": 0}))
+
+
+@EVENTS
+async def test_what_is_lost_on_the_way_is_fetched(
+    cluster: Cluster, plane: str, events: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLBOARD_EVENT_LOSS", "0.3")
+    system = await up(cluster, plane, events)
+    for count in range(1, 41):
+        for name in ("speaker.0", "speaker.1"):
+            await say(system, name, count)
+    await until(lambda: hears(system, {"speaker.0": 820, "speaker.1": 820}))
+    lost = [
+        (await system.ref(name, Speaker).ask(Speaker.statistics))["lost_on_purpose"]
+        for name in ("speaker.0", "speaker.1")
+    ]
+    assert min(lost) > 0
+    assert (await listener(system).ask(Listener.statistics))["gaps"] > 0
+
+
+async def test_without_an_event_plane_nothing_is_sent_and_nothing_is_missed(cluster: Cluster) -> None:
+    system = await up(cluster, "tcp", "none")
+    assert await say(system, "speaker.0", 3) == 3
+    assert await listener(system).ask(Listener.synced)
+    assert await listener(system).ask(Listener.heard) == {}

@@ -30,7 +30,7 @@ restart = {{ max_restarts = 100 }}
 """
 
 LONG = " ".join(f"w{n}" for n in range(40))
-PLANES = [("tcp", "zmq"), ("nats", "zmq")]
+PLANES = [("tcp", "zmq"), ("nats", "nats")]
 
 
 async def up(
@@ -100,6 +100,24 @@ async def test_the_view_is_the_truth_when_workers_and_routers_come_and_go(
         await system.kill(victim)
         await system.wait_ready(20)
         for number in range(4):
+            prompt = f"{victim} {number} {LONG}"
+            await until(lambda prompt=prompt: answered(system, prompt))  # type: ignore[misc]
+        await until(lambda: agrees(system, 2))
+
+
+@pytest.mark.parametrize("events", ["zmq", "nats", "jetstream"])
+async def test_the_view_is_the_truth_although_events_are_lost(
+    cluster: Cluster, events: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLBOARD_EVENT_LOSS", "0.05")
+    system = await up(cluster, "tcp", events, blocks=24)
+    for number in range(60):
+        await generate(system, f"{number} {LONG}"[: 60 + 2 * number])
+    await until(lambda: agrees(system, 2))
+    for victim in ("worker.0", "router.0"):
+        await system.kill(victim)
+        await system.wait_ready(20)
+        for number in range(10):
             prompt = f"{victim} {number} {LONG}"
             await until(lambda prompt=prompt: answered(system, prompt))  # type: ignore[misc]
         await until(lambda: agrees(system, 2))

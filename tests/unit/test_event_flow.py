@@ -36,7 +36,7 @@ class Reader:
             if isinstance(step, State):
                 self.seen, self.number = list(step.values), step.number
             elif isinstance(step, Missing):
-                assert step.first == self.number + 1
+                assert step.first == self.number + 1 or not self.number
                 self.missing += step.last - step.first + 1
                 self.number = step.last
             else:

@@ -115,7 +115,10 @@ class EventPlane(Protocol):
         """Open one; a durable plane asks ``answer(0)`` for a snapshot after so many events. Raises `TransportError`."""
 
     async def subscriber(self, topic: str, received: Callable[[Source, Frame], None]) -> PlaneSubscriber:
-        """Open one. Raises `TransportError`."""
+        """Open one. Raises `TransportError`.
+
+        An empty frame given to ``received`` says that frames may have been lost: what is missing is to be fetched.
+        """
 
     async def close(self) -> None:
         """Give back what all of them share; idempotent."""

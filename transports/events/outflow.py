@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from .errors import EventTooLarge
-from .frames import EVENT_BYTES, Kind, split
+from .frames import EVENT_BYTES, Kind, encode, split
 
 KEPT_EVENTS = 4096
 KEPT_BYTES = 4 * 1024 * 1024
@@ -65,6 +65,10 @@ class Outflow:
         """Return the frames of the events that were added since."""
         fresh, self._fresh = self._fresh, []
         return split(Kind.EVENTS, self.source, self.last - len(fresh) + 1, fresh) if fresh else []
+
+    def next_number(self) -> bytes:
+        """Return a frame without events, which says which number comes next."""
+        return encode(Kind.EVENTS, self.source, self.last + 1, [])
 
     def answer(self, after: int) -> list[bytes]:
         """Return the frames for a subscriber that has all events up to ``after``, or `NOTHING`."""

@@ -9,6 +9,10 @@ from ..errors import Closed
 from .base import EventPlane, PlanePublisher, Source
 from .outflow import Outflow, Snapshot
 
+MARKS_S = (0.25, 1.0, 4.0, 16.0, 60.0)
+"""When a source that has fallen silent says which number comes next, so that a loss at the end is noticed; then again
+after each last pause."""
+
 SNAPSHOT_EVERY = 1024
 """Events after which a plane that keeps snapshots itself gets a new one."""
 
@@ -21,6 +25,8 @@ class EventPublisher:
         self._plane: PlanePublisher | None = None
         self._flushing = False
         self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._mark = 0
         self.frames = 0
 
     def __repr__(self) -> str:
@@ -48,10 +54,28 @@ class EventPublisher:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._plane is not None:
-            for frame in self._outflow.take():
-                self.frames += 1
-                self._plane.send(frame)
+        if self._plane is None:
+            return
+        frames = self._outflow.take()
+        for frame in frames:
+            self.frames += 1
+            self._plane.send(frame)
+        if frames:
+            self._mark = 0
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        pause_s = MARKS_S[min(self._mark, len(MARKS_S) - 1)]
+        self._timer = asyncio.get_running_loop().call_later(pause_s, self._say_next)
+
+    def _say_next(self) -> None:
+        """Nothing was sent for a while: say which number comes next."""
+        assert self._plane is not None
+        self._plane.send(self._outflow.next_number())
+        self._mark += 1
+        self._arm()
 
     async def _answer(self, after: int) -> list[bytes]:
         self._flush()  # the answer goes up to the last event, and what follows continues it
@@ -69,5 +93,7 @@ class EventPublisher:
             return
         self._flush()
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._plane is not None:
             await self._plane.close()

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 
 from ..errors import BadPlane, ConfigError, did_you_mean
 from .base import EventPlane, EventPlaneContext
+from .faults import with_faults
 
 GROUP = "callboard.event_planes"
 BUILT_IN = {
@@ -45,4 +46,4 @@ def make_event_plane(name: str, context: EventPlaneContext) -> EventPlane:
         plane: EventPlane = getattr(import_module(module_name), class_name)(context)
     except (ImportError, AttributeError) as error:
         raise BadPlane(name, where, f"{type(error).__name__}: {error}") from error
-    return plane
+    return with_faults(plane)

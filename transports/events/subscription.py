@@ -108,6 +108,11 @@ class EventSubscription:
         followed = self._followed.get(source.id)
         if followed is None:
             return
+        if not data:  # the way there was interrupted
+            if not followed.inflow.fetching:
+                followed.inflow.restart(forget=False)
+            self._work(followed)
+            return
         try:
             frame = decode(data)
         except BadFrame as error:
