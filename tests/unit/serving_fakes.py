@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
 
 from callboard.actors.ref import Ref
-from callboard.serving.protocol import GenerateRequest, ModelInfo
+from callboard.serving.journey import Journey
+from callboard.serving.protocol import GenerateRequest, ModelInfo, Piece
 from callboard.serving.worker import Worker
+
+NUMBERS = itertools.count(1)
 
 
 def info(model: str = "m", **fields: Any) -> ModelInfo:
@@ -18,21 +22,53 @@ def request(**fields: Any) -> GenerateRequest:
     return GenerateRequest(**{"request_id": "r", "model": "m", "prompt": "one two three four"} | fields)
 
 
+def journey(**fields: Any) -> Journey:
+    """A request that came after all that came before."""
+    number = next(NUMBERS)
+    return Journey(request(**fields), float(number), number)
+
+
+Play = Sequence[list[Any] | Exception]
+"""Batches of pieces, and perhaps an error."""
+
+
 class FakeRef:
     """One instance; ``answer`` is what it says when it is asked what it serves."""
 
     def __init__(self, name: str, answer: ModelInfo | Exception, incarnation: int = 1) -> None:
         self.name, self.answer, self.incarnation = name, answer, incarnation
         self.asked = 0
+        self.plays: list[Play] = []
+        """What its next generations do; the last one is played again and again."""
+        self.got: list[GenerateRequest] = []
 
     def options(self, **_: Any) -> FakeRef:
         return self
 
-    async def ask(self, *_: Any) -> ModelInfo:
+    async def ask(self, method: Any, *args: Any) -> Any:
+        if method is Worker.prefill:
+            self.got += args
+            batch = self._next()[0]
+            if isinstance(batch, Exception):
+                raise batch
+            return {"from": self.name}
         self.asked += 1
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def stream(self, _: Any, request: GenerateRequest) -> FakeRef:
+        self.got.append(request)
+        return self
+
+    async def batches(self) -> AsyncGenerator[list[Piece], None]:
+        for batch in self._next():
+            if isinstance(batch, Exception):
+                raise batch
+            yield list(batch)
+
+    def _next(self) -> Play:
+        return self.plays.pop(0) if len(self.plays) > 1 else self.plays[0]
 
 
 class FakeComponent:

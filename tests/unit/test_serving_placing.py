@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from typing import Any
 
@@ -18,11 +17,10 @@ from callboard.serving.placing import Placed, Placer
 from callboard.serving.protocol import RankLoad
 from callboard.serving.scheduling.settings import RouterSettings
 
-from .serving_fakes import FakeComponent, info, request
+from .serving_fakes import FakeComponent, info, journey
 
 LOG = logging.getLogger("callboard.tests")
 SOON_S = 0.02
-NUMBERS = itertools.count(1)
 
 
 async def placer(component: FakeComponent, **options: Any) -> Placer:
@@ -37,10 +35,6 @@ async def placer(component: FakeComponent, **options: Any) -> Placer:
 async def two(**options: Any) -> tuple[FakeComponent, Placer]:
     component = FakeComponent(info(), info())
     return component, await placer(component, **options)
-
-
-def journey(**fields: Any) -> Journey:
-    return Journey(request(**fields), float(number := next(NUMBERS)), number)
 
 
 def lost(made: Placer, placed: Placed, failed: Journey) -> None:
