@@ -25,7 +25,7 @@ from callboard.actors.errors import (
 from callboard.actors.policy import Executed, StopReason
 from callboard.actors.ref import Ref
 
-from .errors import EngineBusy, EngineFailed, UnknownModel
+from .errors import EngineBusy, EngineFailed, ServingError, UnknownModel, WorkersLost
 from .feeds import Feeds
 from .journey import Journey
 from .kv.view import CacheView
@@ -126,7 +126,8 @@ class Router(Actor):
 
         A worker that fails is replaced by another one, which continues after the last piece. If none is up, the request
         waits up to ``wait_s`` for one. Raises `UnknownModel`, `RequestRefused`, `NoWorkers`, `Overloaded`, the last
-        failure when ``migration_limit`` is reached, and what the engine raises about the request.
+        failure when ``migration_limit`` is reached (`WorkersLost` if there was no piece), and what the engine raises
+        about the request.
         """
         journey = Journey(request, time.monotonic())
         self._numbers += 1
@@ -180,7 +181,8 @@ class Router(Actor):
             journey.busy.add((member.index, member.incarnation))
         if isinstance(error, LOST):
             journey.lost.add((member.index, member.incarnation))
-        journey.failure = str(error)
+        # Callers may be told of it, and texts of the runtime may hold addresses.
+        journey.failure = str(error) if isinstance(error, ServingError) else type(error).__name__
         journey.attempt += 1
         if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
             self._decode.pool.doubt(member)
@@ -190,7 +192,7 @@ class Router(Actor):
                 journey.losses += 1
                 if journey.losses > max(1, self.settings.migration_limit):
                     self.failed += 1
-                    raise error
+                    raise WorkersLost(journey.losses, str(error)) from error
             return
         done = None if pieces is None else given(pieces)
         if done is None or journey.moves >= self.settings.migration_limit:
