@@ -130,7 +130,7 @@ async def test_the_only_worker_may_have_it_again_when_it_is_well() -> None:
 
 async def test_when_nobody_becomes_well_the_reason_is_said() -> None:
     _, router = await with_workers([AWAY])
-    with pytest.raises(NoWorkers, match="failed lately .* ActorUnavailable$"):
+    with pytest.raises(NoWorkers, match=r"failed lately .* ActorUnavailable$"):
         await answer(router)
 
 
