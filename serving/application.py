@@ -6,22 +6,26 @@ first piece, so that whatever goes wrong before it is a proper HTTP error.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 import orjson
+from msgspec.structs import asdict
 
 from callboard.transports.errors import did_you_mean
 
 from . import openai_answers as answers
 from .errors import UnknownModel
 from .exchange import ClientLeft, Exchange, Receive, Scope, Send, new_id
+from .hints import answer_headers, with_hints
 from .http_errors import HttpError, as_http_error
+from .metrics import CONTENT_TYPE, FrontendMetrics, render
 from .openai_requests import Asked, parse_chat, parse_completion
-from .protocol import Finish, FrontendLoad, GenerateRequest, ModelInfo, Piece
+from .protocol import Finish, FrontendLoad, GenerateRequest, ModelInfo, Piece, Routed
 
 MODELS = "/v1/models"
 
@@ -40,6 +44,9 @@ class Backend(Protocol):
     async def workers(self) -> dict[str, int]:
         """Return the workers that are up, with the requests outstanding on each."""
 
+    async def statistics(self) -> dict[str, Any]:
+        """Return what a router has counted."""
+
 
 Handler = Callable[[Exchange, str], Awaitable[None]]
 
@@ -53,12 +60,14 @@ class Application:
         self._running: set[Exchange] = set()
         self._draining = False
         self.finished = self.failed = self.disconnected = self.refused = 0
+        self.metrics = FrontendMetrics()
         self._routes: dict[str, tuple[str, Handler]] = {
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._completion),
             MODELS: ("GET", self._models),
             "/health": ("GET", self._health),
             "/live": ("GET", self._live),
+            "/metrics": ("GET", self._metrics),
         }
 
     def __repr__(self) -> str:
@@ -118,6 +127,7 @@ class Application:
             self.refused += 1
         else:
             self.failed += 1
+        self.metrics.ended("", refusal.status)
         if refusal.status == 500:
             log.error("request %s failed", exchange.request_id.decode(), exc_info=error)
         await exchange.refuse(refusal)
@@ -135,16 +145,29 @@ class Application:
     ) -> None:
         self._admit()
         self._running.add(exchange)
+        began_s = time.monotonic()
         try:
             asked = parse(await exchange.body(self._max_body_bytes), prefix + new_id())
-            async with exchange.watched(), aclosing(self._backend.generate(asked.request)) as batches:
-                if asked.stream:
-                    await self._stream(exchange, asked, batches)
-                else:
-                    await self._whole(exchange, asked, batches)
+            request = with_hints(asked.request, exchange.headers)
+            if request.traceparent:
+                exchange.extra.append((b"traceparent", request.traceparent.encode()))
+            async with exchange.watched(), aclosing(self._backend.generate(request)) as batches:
+                answer = self._stream if asked.stream else self._whole
+                finish = await answer(exchange, asked, batches)
         finally:
             self._running.discard(exchange)
         self.finished += 1
+        self._count(asked.request.model, exchange, finish, began_s)
+
+    def _count(self, model: str, exchange: Exchange, finish: Finish, began_s: float) -> None:
+        metrics = self.metrics
+        metrics.ended(model, 200)
+        metrics.tokens += finish.completion_tokens
+        metrics.prompt_tokens += finish.prompt_tokens
+        metrics.cached_tokens += finish.cached_tokens
+        metrics.duration.add(time.monotonic() - began_s)
+        if exchange.begun_s:
+            metrics.first_token.add(exchange.begun_s - began_s)
 
     def _admit(self) -> None:
         if self._draining:
@@ -159,14 +182,18 @@ class Application:
 
     async def _stream(
         self, exchange: Exchange, asked: Asked, batches: AsyncGenerator[list[Piece], None]
-    ) -> None:
+    ) -> Finish:
         events = answers.Events(asked, int(time.time()))
         begin = events.begin()
         async for batch in batches:
+            if isinstance(batch[0], Routed):
+                exchange.extra += answer_headers(batch[0])
+                if not (batch := batch[1:]):
+                    continue
             last = batch[-1]
             if type(last) is Finish:
                 await exchange.end(begin + events.pieces(batch[:-1]) + events.end(last))
-                return
+                return last
             body = begin + events.pieces(batch)
             begin = b""
             if body:
@@ -175,13 +202,18 @@ class Application:
 
     async def _whole(
         self, exchange: Exchange, asked: Asked, batches: AsyncGenerator[list[Piece], None]
-    ) -> None:
+    ) -> Finish:
         pieces: list[Any] = []
         async for batch in batches:
-            pieces += batch
+            if isinstance(batch[0], Routed):
+                exchange.extra += answer_headers(batch[0])
+                pieces += batch[1:]
+            else:
+                pieces += batch
         if not pieces or type(finish := pieces.pop()) is not Finish:
             raise _incomplete()
         await exchange.answer(200, answers.whole(asked, int(time.time()), pieces, finish))
+        return finish
 
     # -- the rest
 
@@ -208,6 +240,13 @@ class Application:
                     await exchange.answer(200, orjson.dumps({"status": "ready", "workers": workers}))
                     return
         await exchange.answer(503, orjson.dumps({"status": state, "reason": why}), [(b"retry-after", b"1")])
+
+    async def _metrics(self, exchange: Exchange, _: str) -> None:
+        router: dict[str, Any] | None = None
+        with suppress(Exception):  # whatever it is, the frontend has its own to tell
+            router = await self._backend.statistics()
+        text = await asyncio.to_thread(render, self.metrics, asdict(self.load()), router)
+        await exchange.answer(200, text, kind=CONTENT_TYPE)
 
     async def _live(self, exchange: Exchange, _: str) -> None:
         await exchange.answer(200, b'{"status":"live"}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-JSON = (b"content-type", b"application/json")
+JSON = b"application/json"
 EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -44,7 +45,9 @@ class Exchange:
         "_receive",
         "_send",
         "_task",
+        "begun_s",
         "ended",
+        "extra",
         "headers",
         "request_id",
     )
@@ -59,6 +62,10 @@ class Exchange:
         self._aborted: HttpError | None = None
         self._task: asyncio.Task[Any] | None = None
         self.ended = False
+        self.begun_s = 0.0
+        """When the answer began to leave; 0 before."""
+        self.extra: list[tuple[bytes, bytes]] = []
+        """Headers of the answer, besides those that every answer has."""
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "streams" if self._begun else "works"
@@ -93,11 +100,16 @@ class Exchange:
     # -- out
 
     async def answer(
-        self, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
+        self,
+        status: int,
+        body: bytes,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        *,
+        kind: bytes = JSON,
     ) -> None:
-        """Send a whole answer of JSON."""
+        """Send a whole answer, of JSON unless said otherwise."""
         length = (b"content-length", b"%d" % len(body))
-        await self._start(status, [JSON, length, *(headers or ())])
+        await self._start(status, [(b"content-type", kind), length, *(headers or ())])
         await self.end(body)
 
     async def refuse(self, error: HttpError) -> None:
@@ -127,7 +139,8 @@ class Exchange:
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._begun = True
-        headers = [*headers, (b"x-request-id", self.request_id)]
+        self.begun_s = time.monotonic()
+        headers = [*headers, *self.extra, (b"x-request-id", self.request_id)]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     # -- the end that somebody else decides

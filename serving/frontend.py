@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncGenerator
 
 import orjson
 
@@ -14,13 +13,12 @@ from callboard.transports.address import is_loopback
 from callboard.transports.errors import CallboardError, ConfigError
 
 from .application import Application
+from .backend import RouterBackend
 from .http_server import HttpServer, listen
-from .protocol import FrontendLoad, GenerateRequest, ModelInfo, Piece
+from .protocol import FrontendLoad
 from .router import Router
 
 MIB = 1024 * 1024
-PROBE_S = 2.0
-"""Deadline of what is asked for ``/health`` and ``/v1/models``."""
 
 
 class Frontend(Actor):
@@ -28,7 +26,8 @@ class Frontend(Actor):
 
     ``port`` 0 is a free one; the announcement says which. A ``host`` that is not loopback needs ``insecure``:
     there are no keys, whoever reaches it may use it. ``max_body_bytes`` bounds a request,
-    ``max_requests`` how many are answered at a time. Raises `ConfigError` with every problem, and when it starts
+    ``max_requests`` how many are answered at a time. With ``share_port`` several frontends of one user listen on one
+    port, and the system deals connections out among them. Raises `ConfigError` with every problem, and when it starts
     `PortTaken` and `MissingServingExtra`.
 
     When it is stopped it refuses new requests and lets the running answers finish within the grace.
@@ -45,9 +44,11 @@ class Frontend(Actor):
         insecure: bool = False,
         max_body_bytes: int = 32 * MIB,
         max_requests: int = 4096,
+        share_port: bool = False,
     ) -> None:
-        _check(port, host, insecure, max_body_bytes, max_requests)
+        _check(port, host, insecure, max_body_bytes, max_requests, share_port)
         self.port, self.host, self.insecure = port, host, insecure
+        self._share_port = share_port
         self._backend = RouterBackend(router)
         self._application = Application(
             self._backend, max_body_bytes=max_body_bytes, max_requests=max_requests
@@ -56,7 +57,7 @@ class Frontend(Actor):
 
     async def on_start(self) -> None:
         """Listen, and announce the address with a line to try it."""
-        listener = await listen(self.host, self.port)
+        listener = await listen(self.host, self.port, share=self._share_port)
         self.port = listener.getsockname()[1]
         try:
             self._server = HttpServer(self._application, listener)
@@ -93,26 +94,6 @@ class Frontend(Actor):
         return models[0].model if models else "MODEL"
 
 
-class RouterBackend:
-    """The router, as the HTTP application sees it."""
-
-    def __init__(self, router: Ref[Router]) -> None:
-        self._router = router
-        self._probe = router.options(deadline_s=PROBE_S)
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece], None]:
-        """Yield batches of pieces."""
-        return self._router.stream(Router.generate, request).batches()
-
-    async def models(self) -> list[ModelInfo]:
-        """Return what is served."""
-        return await self._probe.ask(Router.models)
-
-    async def workers(self) -> dict[str, int]:
-        """Return the workers that are up, with the requests outstanding on each."""
-        return await self._probe.ask(Router.load)
-
-
 def curl_line(url: str, model: str) -> str:
     """Return a command that streams a chat completion."""
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
@@ -120,8 +101,12 @@ def curl_line(url: str, model: str) -> str:
     return f"curl -N {url}/v1/chat/completions -d {shlex.quote(text)}"
 
 
-def _check(port: int, host: str, insecure: bool, max_body_bytes: int, max_requests: int) -> None:
+def _check(
+    port: int, host: str, insecure: bool, max_body_bytes: int, max_requests: int, share_port: bool
+) -> None:
     problems = []
+    if share_port and port == 0:
+        problems.append("port is 0 and share_port is set: a free port is shared with nobody; name the port")
     if not 0 <= port <= 65535:
         problems.append(f"port is {port}; it must be from 0 (a free one) to 65535")
     if not insecure and not is_loopback(host):

@@ -22,8 +22,8 @@ LAST_WORDS_S = 0.2
 """What aborted answers get to send their error."""
 
 
-async def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises `PortTaken`."""
+async def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
+    """Return a listening socket, with ``share`` one of several on this port. Raises `PortTaken`."""
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -35,6 +35,8 @@ async def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a predecessor linger
+        if share:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:

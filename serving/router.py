@@ -73,6 +73,7 @@ class Router(Actor):
         self._caches = CacheView(self.settings)
         self._decisions: deque[Routed] = deque(maxlen=DECISIONS)
         self.moved = self.finished = self.failed = 0
+        self.overlap_blocks = self.prompt_blocks = 0
         self._numbers = 0
 
     async def on_start(self) -> None:
@@ -136,6 +137,8 @@ class Router(Actor):
             if self._prefill is not None and not journey.request.done:
                 await self._prefilled(self._prefill, journey)
             placed = await self._decode.place(journey)
+            self.overlap_blocks += placed.choice.overlap_blocks
+            self.prompt_blocks += placed.demand.prompt_blocks
             if request.explain or log.isEnabledFor(logging.DEBUG):
                 routed = self._routed(journey, placed)
                 self._decisions.append(routed)
@@ -303,6 +306,8 @@ class Router(Actor):
             "finished": self.finished,
             "failed": self.failed,
             "migrations": self.moved,
+            "overlap_blocks": self.overlap_blocks,
+            "prompt_blocks": self.prompt_blocks,
             "decode": self._decode.statistics(),
             "prefill": None if self._prefill is None else self._prefill.statistics(),
             "index": {

@@ -1,0 +1,181 @@
+"""What a client can ask of the frontend besides the answer: why, where, for whom; and what operators see."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from callboard.serving.simulation.chain import start_of, words_from
+from callboard.testing.cluster import Cluster
+
+from .http_for_tests import Response, url_of
+from .http_for_tests import http as plain_http
+from .test_serving import client_of, config
+from .waiting import until
+
+KV = 'mode = "kv"'
+
+
+async def http(
+    url: str, method: str, path: str, body: object = b"", headers: dict[str, str] | None = None
+) -> Response:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    return await plain_http(url, method, path, body, lines)
+
+
+BLOCKS = '{ kind = "simulated", blocks = 64, block_size = 4 }'
+PROMPT = " ".join(f"w{n}" for n in range(40))
+
+
+def words(prompt: str, count: int) -> str:
+    source = words_from(start_of(prompt.encode(), None), True)
+    return "".join(next(source) for _ in range(count))
+
+
+async def test_a_request_says_why_its_worker_was_chosen(cluster: Cluster) -> None:
+    system = await cluster.up(config(router=KV, engine=BLOCKS), plane="tcp")
+    body = {"model": "simulated", "prompt": PROMPT}
+    headers = {"x-callboard-explain": "1"}
+    first = await http(url_of(system), "POST", "/v1/completions", body, headers=headers)
+    home = first.headers["x-callboard-worker"]
+    assert home in ("worker.0", "worker.1")
+    assert "mode=kv" in first.headers["x-callboard-route"]
+    assert "overlap=0/10" in first.headers["x-callboard-route"]
+
+    async def cached() -> bool:
+        again = await http(url_of(system), "POST", "/v1/completions", body, headers=headers)
+        return (
+            again.headers["x-callboard-worker"] == home
+            and "overlap=10/10" in again.headers["x-callboard-route"]
+        )
+
+    await until(cached)
+    plain = await http(url_of(system), "POST", "/v1/completions", body)
+    assert "x-callboard-worker" not in plain.headers
+    async with client_of(system) as client:
+        raw = await client.completions.with_raw_response.create(
+            model="simulated", prompt=PROMPT, extra_headers=headers, stream=True
+        )
+        assert raw.headers["x-callboard-worker"] == home
+
+
+async def test_a_request_can_name_its_worker_and_its_session(cluster: Cluster) -> None:
+    router = 'mode = "round-robin", session_affinity_ttl_s = 60'
+    system = await cluster.up(config(router=router, workers=3), plane="tcp")
+    body = {"model": "simulated", "prompt": "x"}
+
+    async def worker_of(**headers: str) -> str:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named["x-callboard-explain"] = "1"
+        seen = await http(url_of(system), "POST", "/v1/completions", body, headers=named)
+        assert seen.status == 200, seen.body
+        return seen.headers["x-callboard-worker"]
+
+    assert await worker_of(x_callboard_worker_id="2") == "worker.2"
+    assert await worker_of(x_dynamo_worker_instance_id="1") == "worker.1"
+    home = await worker_of(x_callboard_session_id="alice")
+    assert {await worker_of(x_dynamo_session_id="alice") for _ in range(4)} == {home}
+    assert {await worker_of() for _ in range(3)} == {"worker.0", "worker.1", "worker.2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x-callboard-worker-id", "two"),
+        ("x-callboard-priority", "9" * 11),
+        ("x-callboard-session-id", "s" * 257),
+    ],
+)
+async def test_a_header_that_makes_no_sense_is_refused_by_its_name(
+    cluster: Cluster, name: str, value: str
+) -> None:
+    system = await cluster.up(config(workers=1), plane="tcp")
+    body = {"model": "simulated", "prompt": "x"}
+    seen = await http(url_of(system), "POST", "/v1/completions", body, headers={name: value})
+    assert (seen.status, seen.error["code"]) == (400, "invalid_header")
+    assert name in seen.error["message"]
+
+
+async def test_a_trace_goes_on_with_a_span_of_its_own(cluster: Cluster) -> None:
+    system = await cluster.up(config(workers=1), plane="tcp")
+    body = {"model": "simulated", "prompt": "x"}
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    seen = await http(url_of(system), "POST", "/v1/completions", body, headers={"traceparent": trace})
+    answered = seen.headers["traceparent"]
+    assert answered.startswith(trace[:36])
+    assert answered.endswith("-01")
+    assert answered != trace
+    for wrong in ("00-" + "0" * 32 + "-00f067aa0ba902b7-01", "nonsense"):
+        seen = await http(url_of(system), "POST", "/v1/completions", body, headers={"traceparent": wrong})
+        assert "traceparent" not in seen.headers
+
+
+async def test_metrics_count_requests_tokens_and_what_the_router_knows(cluster: Cluster) -> None:
+    system = await cluster.up(config(router=KV, engine=BLOCKS), plane="tcp")
+    for _ in range(3):
+        await http(url_of(system), "POST", "/v1/completions", {"model": "simulated", "prompt": PROMPT})
+    await http(url_of(system), "POST", "/v1/completions", {"model": "nobody", "prompt": PROMPT})
+    seen = await http(url_of(system), "GET", "/metrics")
+    assert seen.headers["content-type"].startswith("text/plain")
+    found: dict[Any, float] = {}
+    for family in text_string_to_metric_families(seen.body.decode()):
+        assert family.documentation
+        for sample in family.samples:
+            found[sample.name, tuple(sorted(sample.labels.values()))] = sample.value
+    assert found["callboard_frontend_requests_total", ("200", "simulated")] == 3
+    assert found["callboard_frontend_requests_total", ("", "404")] == 1
+    assert found["callboard_frontend_output_tokens_total", ()] == 48
+    assert found["callboard_frontend_input_tokens_total", ()] == 120
+    assert found["callboard_frontend_request_duration_seconds_count", ()] == 3
+    assert found["callboard_router_requests_total", ()] == 3
+    assert found["callboard_router_prompt_blocks_total", ()] == 30
+    assert found["callboard_router_worker_active_requests", ("0", "0")] == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_two_frontends_share_a_port_and_one_that_dies_is_not_missed(cluster: Cluster) -> None:
+    port = free_port()
+    text = config(frontend="share_port = true").replace("port = 8000", f"port = {port}")
+    text = text.replace("[actor.router]", "replicas = 2\n\n[actor.router]")
+    system = await cluster.up(text, plane="tcp", fixed_ports=True)
+    assert len({process.pid for process in system.status().processes if "frontend" in process.name}) == 2
+    body = {"model": "simulated", "prompt": "x"}
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(8):
+        assert (await http(url, "POST", "/v1/completions", body)).status == 200
+    await system.kill("frontend.0")
+    for _ in range(8):
+        assert (await http(url, "POST", "/v1/completions", body)).status == 200
+
+
+async def test_an_answer_outlives_its_router(cluster: Cluster) -> None:
+    engine = '{ kind = "simulated", per_token_ms = 20 }'
+    system = await cluster.up(config(engine=engine), plane="tcp")
+    async with client_of(system) as client:
+        stream = await client.completions.create(model="simulated", prompt="go", max_tokens=60, stream=True)
+        text = (await anext(stream)).choices[0].text
+        await system.kill("router.0")
+        async for chunk in stream:
+            text += chunk.choices[0].text
+    assert text == words("go", 60)
+
+
+async def test_a_client_that_leaves_while_its_worker_is_away_is_forgotten(cluster: Cluster) -> None:
+    system = await cluster.up(config(workers=1, router="wait_s = 60"), plane="tcp")
+    url = url_of(system)
+    async with client_of(system) as client:
+        assert (await client.completions.create(model="simulated", prompt="x")).choices
+        await system.pause("worker.0")
+        with pytest.raises(openai.APITimeoutError):
+            await client.completions.create(model="simulated", prompt="x", timeout=0.3)
+        await system.resume("worker.0")
+    assert (await http(url, "GET", "/live")).status == 200
