@@ -15,6 +15,7 @@ INPUTS ?= 1000000
 DEPENDS := setup.cfg pyproject.toml
 SECONDS ?= 600
 PLANE ?= tcp
+REQUESTS ?= 1000
 SEED ?=
 LEAK_BYTES ?=
 
@@ -30,7 +31,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	  exit 1; \
 	fi
 
-.PHONY: help serve test check bench wheel test-lowest soak soak-mixed fuzz clean
+.PHONY: help serve test check bench wheel test-lowest soak soak-mixed soak-serving fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -79,6 +80,10 @@ fuzz: $(VENV)/dev.stamp  ## Feed INPUTS=1000000 hostile inputs to what a peer ca
 soak-mixed: $(VENV)/dev.stamp  ## Load a system while its processes die and freeze (SECONDS=600 PLANE=tcp SEED=n)
 	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) SOAK_LEAK_BYTES=$(LEAK_BYTES) SOAK_PLANE=$(PLANE) \
 	  $(BIN)/pytest -s -q tests/soak/test_mixed.py
+
+soak-serving: $(VENV)/dev.stamp  ## Stream REQUESTS=1000 answers while a worker is killed every 2 s (PLANE=tcp)
+	@SOAK_REQUESTS=$(REQUESTS) SOAK_KILL_EVERY_S=2 SOAK_DECODE_MS=50 SOAK_PLANE=$(PLANE) \
+	  $(BIN)/pytest -s -q tests/soak/test_serving.py
 
 clean:  ## Remove the environments and everything built
 	@rm -rf $(VENV) $(VENV)-lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
