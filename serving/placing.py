@@ -217,8 +217,6 @@ class Placer:
             is_probe = self.breaker.chosen(rank.worker)
             self.placed[rank.worker] = self.placed.get(rank.worker, 0) + 1
             if self.settings.mode == "kv":
-                self.caches.asked_blocks += len(journey.local) // 8
-                self.caches.matched_blocks += placement.overlap_blocks
                 self.caches.routed(rank, journey.local, journey.sequence, now_s)
             queued_s = now_s - journey.arrived_s
             return Placed(demand.id, self.pool.members[rank.worker], placement, demand, queued_s, is_probe)

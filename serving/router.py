@@ -310,10 +310,6 @@ class Router(Actor):
             "prompt_blocks": self.prompt_blocks,
             "decode": self._decode.statistics(),
             "prefill": None if self._prefill is None else self._prefill.statistics(),
-            "index": {
-                **self._caches.index.statistics(),
-                "asked_blocks": self._caches.asked_blocks,
-                "matched_blocks": self._caches.matched_blocks,
-            },
+            "index": self._caches.index.statistics(),
             "events": self._feeds.statistics(),
         }
