@@ -114,6 +114,20 @@ class EngineFailed(ServingError):
         return type(self), (self.why,)
 
 
+class WorkersLost(ServingError):
+    """Several workers in a row failed while they had the request, before they gave a piece; it may be its fault."""
+
+    def __init__(self, count: int, why: str) -> None:
+        self.count, self.why = count, why
+        super().__init__(
+            f"{count} workers in a row failed while they had this request, which may be its fault (migration_limit);"
+            f" the last: {why}"
+        )
+
+    def __reduce__(self) -> tuple[type[WorkersLost], tuple[int, str]]:
+        return type(self), (self.count, self.why)
+
+
 class EngineBusy(ServingError):
     """The engine behind a worker takes nothing more now; another worker may. Retry after ``retry_after_s`` seconds."""
 

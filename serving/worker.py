@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from callboard.actors.actor import Actor, idempotent, interleave
@@ -13,7 +14,7 @@ from .engines import make_engine
 from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
-from .protocol import GenerateRequest, Load, ModelInfo, Piece
+from .protocol import Finish, GenerateRequest, Load, ModelInfo, Piece, Role
 
 
 class Worker(Actor):
@@ -79,7 +80,11 @@ class Worker(Actor):
             raise UnknownModel(request.model, [self._model])
         if not isinstance(self.engine, HandoverEngine):
             raise WrongRole("both, without handover", "prefill")
-        return await self.engine.prefill(request)
+        self._canary.begin()
+        try:
+            return await self.engine.prefill(request)
+        finally:
+            self._canary.end()
 
     @interleave  # also while `concurrency` generations run
     def describe(self) -> ModelInfo:
@@ -113,8 +118,14 @@ class Worker(Actor):
             max_tokens=tokens,
             temperature=0.0,
         )
-        async for _ in self.engine.generate(request):
-            pass
+        engine = self.engine
+        if isinstance(engine, HandoverEngine) and engine.describe().role is Role.PREFILL:
+            await engine.prefill(request)
+            return
+        async with aclosing(engine.generate(request)) as pieces:
+            made = [piece async for piece in pieces]
+        if not made or not isinstance(made[-1], Finish):
+            raise EngineFailed(f"the health check ended with {made[-1:]} instead of a Finish")
 
     def _sick(self, why: str) -> None:
         """Fail, so that the supervisor starts another one and routers go elsewhere."""
