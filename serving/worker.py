@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from msgspec.structs import replace
+
 from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.policy import StopReason
 
@@ -14,6 +16,7 @@ from .engines import make_engine
 from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
+from .kv.sources import make_source
 from .protocol import Finish, GenerateRequest, Load, ModelInfo, Piece, Role
 
 
@@ -22,14 +25,21 @@ class Worker(Actor):
 
     How many requests run at once is the engine's affair; the actor takes up to ``concurrency`` of them.
     ``canary`` says how the engine's health is judged, see `CanarySettings`; an empty one looks at what runs only.
+    ``kv_events`` says where the engine tells what is in its cache, if not to its adapter: see `make_source`.
     """
 
     concurrency = 1024
 
-    def __init__(self, engine: Mapping[str, Any], canary: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Mapping[str, Any],
+        canary: Mapping[str, Any] | None = None,
+        kv_events: Mapping[str, Any] | None = None,
+    ) -> None:
         self.engine = make_engine(engine)
         self._canary = Canary(CanarySettings.of(canary or {}), self._try_engine, self._sick)
         self._kv = KvPublisher(self.context.events)
+        self._source = make_source(kv_events, self._kv.changed) if kv_events else None
         self._loads = LoadPublisher(self.context.events, lambda: self.engine.load().ranks)
         self._model = ""
 
@@ -40,10 +50,12 @@ class Worker(Actor):
         await self.engine.start()
         info = self.engine.describe()
         self._model = info.model
-        if info.kv_events and self.context.events.plane != "none":
+        if (info.kv_events or self._source is not None) and self.context.events.plane != "none":
             await self._kv.start()
         else:
             self._kv.ignore()
+        if self._source is not None:
+            await self._source.start()
         if info.block_size:
             await self._loads.start()
         self._canary.start()
@@ -52,6 +64,8 @@ class Worker(Actor):
         """Give the engine's resources back."""
         await self._canary.close()
         await self._loads.close()
+        if self._source is not None:
+            await self._source.close()
         await self.engine.close()
 
     @idempotent  # a generation changes nothing but the engine's caches: one that gave no token may run again
@@ -89,7 +103,8 @@ class Worker(Actor):
     @interleave  # also while `concurrency` generations run
     def describe(self) -> ModelInfo:
         """Return what is served."""
-        return self.engine.describe()
+        info = self.engine.describe()
+        return info if self._source is None else replace(info, kv_events=True)
 
     @interleave
     def load(self) -> Load:
