@@ -18,7 +18,7 @@ from .http_errors import HttpError
 from .kv.hashing import pack
 from .protocol import GenerateRequest, Message
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 STOPS = 16
 """How many stop strings a request may have."""
 COMPLETION_TOKENS = 16
@@ -59,6 +59,8 @@ COMPLETION_UNSUPPORTED: Neutral = {
     "logit_bias": ({},),
 }
 
+MESSAGE_PASSED = ("tool_calls", "tool_call_id", "name")
+
 MESSAGE_UNSUPPORTED: Neutral = {
     "name": (),
     "refusal": (),
@@ -68,6 +70,14 @@ MESSAGE_UNSUPPORTED: Neutral = {
     "tool_call_id": (),
     "function_call": (),
 }
+
+PASSED = (
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "logit_bias", "reasoning_effort", "top_k",
+    "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos", "stop_token_ids",
+    "skip_special_tokens", "spaces_between_special_tokens", "chat_template_kwargs", "guided_json", "guided_regex",
+    "guided_choice", "guided_grammar", "structured_outputs", "bad_words", "include_stop_str_in_output",
+)  # fmt: skip
+"""Fields that are the engine's affair: they are passed on, if its kind takes any (``ModelInfo.takes_extra``)."""
 
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Fields that say who asks, and change no answer."""
@@ -214,6 +224,16 @@ class Fields:
             return None
         return value
 
+    def passed(self, names: tuple[str, ...], neutral: Neutral) -> dict[str, Any]:
+        """Return the members of these names that ask for something."""
+        found = {}
+        for name in names:
+            value = self.members.get(name)
+            if value is not None and not any(_same(value, one) for one in neutral.get(name, ())):
+                found[name] = value
+                self._taken.add(name)
+        return found
+
     def finish(self, unsupported: Neutral, labels: tuple[str, ...] = ()) -> None:
         """Look at what nobody took: it must ask for nothing."""
         for name, value in self.members.items():
@@ -221,7 +241,7 @@ class Fields:
                 continue
             neutral = unsupported.get(name)
             if neutral is None:
-                known = sorted({*self._taken, *unsupported, *labels})
+                known = sorted({*self._taken, *unsupported, *labels, *PASSED})
                 self.wrong(
                     name,
                     f"is not a field that this server knows{did_you_mean(name, known)}",
@@ -265,6 +285,7 @@ def _asked(
     frequency_penalty = fields.number("frequency_penalty", -2, 2, 0.0)
     presence_penalty = fields.number("presence_penalty", -2, 2, 0.0)
     seed = fields.whole("seed", -INT64 - 1, INT64)
+    extra = fields.passed(PASSED, unsupported)
     fields.finish(unsupported, LABELS)
     fields.check()
     request = GenerateRequest(
@@ -280,6 +301,7 @@ def _asked(
         frequency_penalty=frequency_penalty,
         presence_penalty=presence_penalty,
         seed=seed,
+        extra=extra,
     )
     return Asked(request=request, chat=chat, stream=stream, include_usage=include_usage)
 
@@ -357,13 +379,12 @@ def _message(fields: Fields, place: str, value: Any) -> Message:
         return Message("", "")
     message = fields.inside(place, value)
     role = message.text("role", required=True)
-    if role in ("tool", "function"):
-        message.wrong("role", f"is {show(role)}; tools are not supported", "unsupported_value")
-    elif role and role not in ROLES:
+    if role and role not in ROLES:
         message.wrong("role", f"is {show(role)}; roles are: {', '.join(ROLES)}{did_you_mean(role, ROLES)}")
-    content = _content(message)
-    message.finish(MESSAGE_UNSUPPORTED)
-    return Message(role, content)
+    kept = message.passed(MESSAGE_PASSED, MESSAGE_UNSUPPORTED)
+    content = "" if "tool_calls" in kept and value.get("content") is None else _content(message)
+    message.finish(MESSAGE_UNSUPPORTED, ("content",))
+    return Message(role, content, kept) if kept else Message(role, content)
 
 
 def _content(message: Fields) -> str:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from .backend import RouterBackend
 from .engines.stopping import StopScanner
 from .errors import ContextTooLong, RequestRefused
+from .http_errors import HttpError
 from .protocol import Finish, FinishReason, GenerateRequest, Input, ModelInfo, Piece, Token
 from .tokenizer import Decoder, Tokenizer
 
@@ -37,6 +38,7 @@ class TextBackend:
         """Yield batches of pieces, none of which is a token id."""
         info = self._infos.get(request.model)
         if info is not None and info.input is Input.TEXT and not request.tokens:
+            _check_extra(request, info)
             return self._routers.generate(request)
         return self._generate(request, info)
 
@@ -46,6 +48,8 @@ class TextBackend:
         if info is None:
             await self.models()
             info = self._infos.get(request.model)
+        if info is not None:
+            _check_extra(request, info)
         if info is None or info.input is Input.TEXT:
             if request.tokens and info is not None:
                 raise RequestRefused(f"{request.model} takes text, no token ids")
@@ -93,6 +97,17 @@ class TextBackend:
     async def statistics(self) -> dict[str, Any]:
         """Return what a router has counted."""
         return await self._routers.statistics()
+
+
+def _check_extra(request: GenerateRequest, info: ModelInfo) -> None:
+    """A field that the engine would ignore is refused. Raises `HttpError`."""
+    if info.takes_extra or not (request.extra or any(message.fields for message in request.messages)):
+        return
+    names = sorted(request.extra) or sorted({name for m in request.messages for name in m.fields})
+    text = (
+        f"{', '.join(names)}: {info.model} does not support this (its engine is {info.engine}); leave it out"
+    )
+    raise HttpError(400, text, code="unsupported_parameter", param=names[0])
 
 
 async def _tokens(tokenizer: Tokenizer, request: GenerateRequest) -> bytes:

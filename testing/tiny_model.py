@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
-
-import orjson
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -45,5 +44,38 @@ def make_tiny_tokenizer(directory: Path, seed: int = 0) -> int:
         "eos_token": "<|end|>",
         "chat_template": CHAT_TEMPLATE,
     }
-    (directory / "tokenizer_config.json").write_bytes(orjson.dumps(config))
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
     return int(tokenizer.get_vocab_size())
+
+
+def make_tiny_model(directory: Path, seed: int = 0) -> int:
+    """Write a Llama with random weights (about 0.5 million) and its tokenizer; returns the size of the vocabulary.
+
+    Needs torch and transformers. The same seed gives the same weights.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = make_tiny_tokenizer(directory, seed)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=4096,
+        bos_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return size
+
+
+if __name__ == "__main__":
+    import sys
+
+    make_tiny_model(Path(sys.argv[1]), int(sys.argv[2]))

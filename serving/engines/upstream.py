@@ -175,6 +175,7 @@ class UpstreamEngine:
             context_tokens=self._context_tokens,
             created_s=self._created_s,
             input=Input(settings.input),
+            takes_extra=True,
             tokenizer=settings.tokenizer,
             block_size=settings.block_size,
             total_blocks=settings.total_blocks,

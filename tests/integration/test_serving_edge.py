@@ -226,3 +226,15 @@ async def test_token_ids_for_a_model_of_text_are_refused(cluster: Cluster) -> No
     system = await cluster.up(config(workers=1), plane="tcp")
     seen = await http(url_of(system), "POST", "/v1/completions", {"model": "simulated", "prompt": [1, 2]})
     assert (seen.status, seen.error["code"]) == (400, "request_refused")
+
+
+async def test_what_an_engine_would_ignore_is_refused(cluster: Cluster) -> None:
+    system = await cluster.up(config(workers=1), plane="tcp")
+    for more in (
+        {"tools": [{"type": "function"}]},
+        {"messages": [{"role": "tool", "content": "3", "name": "f"}]},
+    ):
+        body = {"model": "simulated", "messages": [{"role": "user", "content": "x"}], **more}
+        seen = await http(url_of(system), "POST", "/v1/chat/completions", body)
+        assert (seen.status, seen.error["code"]) == (400, "unsupported_parameter")
+        assert "its engine is simulated" in seen.error["message"]
