@@ -37,16 +37,28 @@ class NoWorkers(ServingError):
 
 
 class MissingServingExtra(ServingError, ImportError):
-    """The HTTP server is not installed."""
+    """What serving needs is not installed."""
 
-    def __init__(self, missing: str) -> None:
-        self.missing = missing
+    def __init__(self, missing: str, extra: str = "serving") -> None:
+        self.missing, self.extra = missing, extra
+        who = "the frontend" if extra == "serving" else "this"
+        super().__init__(f"{who} needs {missing}, which is not installed; pip install 'callboard[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingServingExtra], tuple[str, str]]:
+        return type(self), (self.missing, self.extra)
+
+
+class BadTokenizer(ServingError):
+    """A tokenizer directory cannot be used."""
+
+    def __init__(self, directory: str, why: str) -> None:
+        self.directory, self.why = directory, why
         super().__init__(
-            f"the frontend needs {missing}, which is not installed; pip install 'callboard[serving]'"
+            f"the tokenizer in {directory} cannot be used: {why}; it needs tokenizer.json and, for chats, a template"
         )
 
-    def __reduce__(self) -> tuple[type[MissingServingExtra], tuple[str]]:
-        return type(self), (self.missing,)
+    def __reduce__(self) -> tuple[type[BadTokenizer], tuple[str, str]]:
+        return type(self), (self.directory, self.why)
 
 
 class PortTaken(ServingError):

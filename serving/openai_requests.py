@@ -15,6 +15,7 @@ import orjson
 from callboard.transports.errors import did_you_mean
 
 from .http_errors import HttpError
+from .kv.hashing import pack
 from .protocol import GenerateRequest, Message
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -103,7 +104,7 @@ def parse_chat(body: bytes | bytearray, request_id: str) -> Asked:
 def parse_completion(body: bytes | bytearray, request_id: str) -> Asked:
     """Read the body of ``/v1/completions``. Raises `HttpError` (400) with every mistake."""
     fields = Fields(_object(body))
-    prompt = _prompt(fields)
+    prompt, tokens = _prompt(fields)
     limit = fields.whole("max_tokens", 1, INT32)
     return _asked(
         fields,
@@ -111,6 +112,7 @@ def parse_completion(body: bytes | bytearray, request_id: str) -> Asked:
         COMPLETION_UNSUPPORTED,
         chat=False,
         prompt=prompt,
+        tokens=tokens,
         max_tokens=COMPLETION_TOKENS if limit is None else limit,
     )
 
@@ -252,6 +254,7 @@ def _asked(
     max_tokens: int | None,
     messages: list[Message] | None = None,
     prompt: str = "",
+    tokens: bytes = b"",
 ) -> Asked:
     model = fields.text("model", required=True)
     stream = fields.flag("stream")
@@ -268,6 +271,7 @@ def _asked(
         request_id=request_id,
         model=model,
         prompt=prompt,
+        tokens=tokens,
         messages=messages or [],
         max_tokens=max_tokens,
         stop=stop,
@@ -311,21 +315,27 @@ def _stop(fields: Fields) -> list[str]:
     return []
 
 
-def _prompt(fields: Fields) -> str:
+def _prompt(fields: Fields) -> tuple[str, bytes]:
+    """A text, or token ids (packed) for models that take them."""
     value = fields.take("prompt")
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        (value,) = value
     if value is None:
         fields.wrong("prompt", "is missing", "missing_required_parameter")
     elif isinstance(value, str):
-        return value
+        return value, b""
     elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return value[0]
-    elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        fields.wrong("prompt", f"holds {len(value)} texts; send one request for each", "unsupported_value")
+        return value[0], b""
+    elif isinstance(value, list) and value and all(type(item) is int for item in value):
+        try:
+            return "", pack(value)
+        except OverflowError:
+            fields.wrong("prompt", f"holds token ids beyond 0 to {2**32 - 1}")
+    elif isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
+        fields.wrong("prompt", f"holds {len(value)} prompts; send one request for each", "unsupported_value")
     else:
-        fields.wrong(
-            "prompt", f"is {show(value)}; it must be a text (token ids are not supported)", "invalid_type"
-        )
-    return ""
+        fields.wrong("prompt", f"is {show(value)}; it must be a text or a list of token ids", "invalid_type")
+    return "", b""
 
 
 def _messages(fields: Fields) -> list[Message]:

@@ -259,15 +259,21 @@ def test_a_message_that_is_wrong_is_named_by_its_place(messages, param, text):
     assert text in error.message
 
 
+@pytest.mark.parametrize("prompt", [[1, 258], [[1, 258]]])
+def test_a_prompt_may_be_token_ids(prompt):
+    assert completion(prompt=prompt).request.tokens == b"\x01\0\0\0\x02\x01\0\0"
+
+
 @pytest.mark.parametrize(
     ("prompt", "text"),
     [
         (None, "is missing"),
         (3, "is 3; it must be a text"),
         ([], "must be a text"),
-        ([1, 2], "token ids are not supported"),
-        ([[1, 2]], "token ids are not supported"),
-        (["a", "b"], "holds 2 texts; send one request for each"),
+        ([1, -2], "token ids beyond 0"),
+        ([1, "a"], "must be a text or a list of token ids"),
+        ([[1, 2], [3]], "holds 2 prompts; send one request for each"),
+        (["a", "b"], "holds 2 prompts; send one request for each"),
     ],
 )
 def test_a_prompt_that_is_no_text_is_refused(prompt, text):
