@@ -92,5 +92,6 @@ class Journey:
             priority=request.priority,
             arrived_s=self.arrived_s,
             session=request.session,
+            is_computed=request.handover is not None,
             pinned=pinned,
         )

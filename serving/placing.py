@@ -14,6 +14,7 @@ from .errors import NoWorkers, RequestRefused, UnknownModel
 from .journey import Journey
 from .kv.view import CacheView
 from .membership import Member, Pool
+from .prompts import prompt_text
 from .protocol import RankLoad
 from .scheduling.breaker import Breaker
 from .scheduling.demand import Choice, Demand, Rank, RankFacts, Refusal
@@ -148,7 +149,7 @@ class Placer:
             waiter,
             arrived_s=journey.arrived_s,
             priority=journey.request.priority,
-            uncached_tokens=journey.prompt_tokens,
+            uncached_tokens=self._uncached(journey),
         )
         self.queued += 1
         loop.call_soon(self.pump)  # something may have changed since it was tried
@@ -167,6 +168,19 @@ class Placer:
             journey.waited_s += time.monotonic() - began_s
             if waiter.ticket:
                 self._queue.leave(waiter.ticket)
+
+    def _uncached(self, journey: Journey) -> int:
+        """Tokens of a prompt that are in no cache; matters to ``wspt`` only."""
+        if self.settings.queue_policy != "wspt":
+            return 0
+        if self.settings.mode == "kv" and (serving := self.pool.serving(journey.request.model)):
+            assert serving[0].info is not None
+            journey.hash(serving[0].info)
+        tokens = journey.demand().prompt_tokens or len(prompt_text(journey.request).split())
+        if not journey.local:
+            return tokens
+        overlaps = self.caches.overlaps(journey.local, time.monotonic())
+        return max(0, tokens - max(overlaps.values(), default=0) * journey.block_size)
 
     def _give_back(self, waiter: _Waiter) -> None:
         """A place may have come in the moment in which its request left."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from callboard.serving.canary import Canary, CanarySettings, suspicion
+from callboard.serving.errors import EngineFailed
+from callboard.serving.protocol import GenerateRequest, Piece
+from callboard.serving.worker import Worker
 from callboard.transports.errors import ConfigError
 
 from ..integration.waiting import until
@@ -141,3 +146,32 @@ async def test_an_idle_engine_that_does_not_answer_is_sick() -> None:
     async with watched(Engine(hangs=True), settings) as (_, sick):
         await until(lambda: sick)
     assert "nothing ran" in sick[0]
+
+
+# -- what a worker asks of its engine
+
+
+def worker(**engine: Any) -> Worker:
+    made = Worker.__new__(Worker)
+    made.context = cast("Any", SimpleNamespace(events=SimpleNamespace(plane="none"), name="worker.0"))
+    made.__init__({"kind": "simulated", "blocks": 64, "block_size": 4} | engine)  # type: ignore[misc]
+    return made
+
+
+@pytest.mark.parametrize("role", ["both", "prefill", "decode"])
+async def test_a_well_engine_of_any_role_passes_its_health_check(role: str) -> None:
+    made = worker(role=role)
+    await made.engine.start()
+    await made._try_engine(4)
+    assert made.load().finished == 1
+    await made.engine.close()
+
+
+async def test_an_engine_that_ends_without_an_end_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def generate(_: GenerateRequest) -> AsyncIterator[Piece]:
+        yield "one"
+
+    made = worker()
+    monkeypatch.setattr(made.engine, "generate", generate, raising=False)
+    with pytest.raises(EngineFailed, match="ended with"):
+        await made._try_engine(4)

@@ -192,6 +192,29 @@ async def test_who_waits_goes_by_priority_then_by_arrival() -> None:
     assert order == ["c", "a", "b"]
 
 
+async def test_under_wspt_short_prompts_pass_long_ones_and_cached_ones_are_short() -> None:
+    component = FakeComponent(info(max_batch_tokens=4, block_size=4))
+    made = await placer(component, mode="kv", queue_threshold=0.5, queue_policy="wspt", wait_s=30.0)
+    long = " ".join(f"w{n}" for n in range(40))
+    earlier = await made.place(journey(prompt=long))
+    made.finish(earlier)
+    running = await made.place(journey())
+    order: list[str] = []
+
+    async def wait(name: str, prompt: str) -> None:
+        placed = await made.place(journey(request_id=name, prompt=prompt))
+        order.append(name)
+        made.first_piece(placed)
+
+    tasks = []
+    for name, prompt in [("long", long.upper()), ("short", "a b c d e f"), ("cached", f"{long} x")]:
+        tasks.append(asyncio.create_task(wait(name, prompt)))
+        await turns()
+    made.first_piece(running)
+    await asyncio.gather(*tasks)
+    assert order == ["cached", "short", "long"]
+
+
 async def test_a_place_that_comes_as_its_request_leaves_is_given_back() -> None:
     component, made = await two()
     component.down(0)
