@@ -66,7 +66,9 @@ def read_batch(data: bytes, dp_rank: int = 0) -> tuple[list[EngineChange], int]:
     unknown = 0
     for event in batch[1]:
         name, fields = _fields(event)
-        if name == "BlockStored":
+        if name in FIELDS and not _counts(fields):
+            unknown += 1
+        elif name == "BlockStored":
             changes.append(_stored(fields, rank))
         elif name == "BlockRemoved":
             changes.append(
@@ -86,6 +88,19 @@ def _fields(event: object) -> tuple[str, Mapping[str, Any]]:
         names = FIELDS.get(event[0], ())
         return event[0], dict(zip(names, event[1:], strict=False))
     return "", {}
+
+
+def _counts(fields: Mapping[str, Any]) -> bool:
+    """False for blocks that a prompt's tokens do not name, or that are not in this engine's own cache.
+
+    Those of images and of salted prompts have ``extra_keys`` beyond the adapter's name; those of further attention
+    groups have a ``group_idx``; those of another engine a ``locality``.
+    """
+    if fields.get("group_idx") not in (None, 0) or fields.get("locality") == "REMOTE":
+        return False
+    lora, extra = fields.get("lora_name"), fields.get("extra_keys")
+    entries = [key for keys in extra for key in keys or ()] if isinstance(extra, list) else []
+    return all(key == lora for key in entries)
 
 
 def _stored(fields: Mapping[str, Any], rank: int) -> BlocksStored:
