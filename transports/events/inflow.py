@@ -54,8 +54,10 @@ class Inflow:
         """Something is to be fetched: everything after `has`."""
         self._waiting: list[Frame] = []
         self._waiting_events = 0
+        self._carried = 0
+        """Of those that wait: how many a whole fetch has not caught up with."""
         self._parts: list[bytes] = []
-        self.gaps = self.duplicates = self.dropped = 0
+        self.gaps = self.duplicates = self.dropped = self.rewinds = 0
 
     def __repr__(self) -> str:
         return f"<Inflow has {self.has}, {'fetches' if self.fetching else 'live'}>"
@@ -94,8 +96,13 @@ class Inflow:
         if self.fetching:
             return []
         steps: list[Step] = []
-        for frame in waiting:
+        carried, self._carried = self._carried, 0
+        for at, frame in enumerate(waiting):
+            if at < carried and frame.first > self.has + 1:  # it was there before the fetch: its number is made up
+                self.dropped += len(frame.events)
+                continue
             steps += self.arrived(frame)
+        self._carried = len(self._waiting)
         return steps
 
     def failed(self) -> None:
@@ -105,8 +112,14 @@ class Inflow:
     def restart(self, *, forget: bool) -> None:
         """Fetch what is after `has`, or with ``forget`` everything: the reader has lost it."""
         if forget:
-            self.has = NOTHING
+            self.rewind(NOTHING)
         self.fetching = True
+
+    def rewind(self, after: int) -> None:
+        """Fetch what is after a number, again: the reader has lost it. An answer that is under way counts no more."""
+        self.has, self.fetching = after, True
+        self._parts = []
+        self.rewinds += 1
 
     def _apply(self, frame: Frame) -> list[Step]:
         if frame.first > self.has + 1:
@@ -132,5 +145,6 @@ class Inflow:
         self._waiting_events += len(frame.events)
         while self._waiting_events > WAITING_EVENTS:
             gone = self._waiting.pop(0)
+            self._carried = max(0, self._carried - 1)
             self._waiting_events -= len(gone.events)
             self.dropped += len(gone.events)

@@ -20,9 +20,10 @@ from .base import EventPlane, PlaneSubscriber, Source
 from .errors import BadFrame
 from .frames import decode
 from .inflow import Events, Inflow, Missing, State, Step
+from .outflow import NOTHING
 
 QUEUED_EVENTS = 65_536
-"""Events that wait for the reader, of all sources together; a snapshot counts as its events."""
+"""Events that wait for the reader, of all sources together; besides, at most one snapshot waits per source."""
 
 RETRY = Backoff(0.05, 2.0)
 
@@ -45,6 +46,8 @@ class _Followed:
     """Events of it that wait for the reader."""
     overflown: bool = False
     """What waited was dropped; nothing is queued until the reader has caught up."""
+    resume_after: int = NOTHING
+    """Number of the last event before those that were dropped."""
     known: bool = False
     """Its first state has come."""
 
@@ -129,15 +132,16 @@ class EventSubscription:
         for step in steps:
             if followed.overflown:  # it will be fetched again
                 continue
-            size = 0 if isinstance(step, Missing) else len(step.values)
             if isinstance(step, Missing):
                 self.lost += step.last - step.first + 1
             if isinstance(step, Events) and not step.values:
                 continue
+            if isinstance(step, State):
+                self._discard(followed)  # it replaces what waits, so that at most one waits per source
+                followed.known = True
+            size = len(step.values) if isinstance(step, Events) else 0
             followed.queued += size
             self._put(followed.source, step, size)
-            if isinstance(step, State):
-                followed.known = True
         if self._queued > self._limit:
             self._drop_most()
 
@@ -150,16 +154,18 @@ class EventSubscription:
     def _drop_most(self) -> None:
         """The reader is too slow: drop what waits of the source with the most, and fetch it when there is room."""
         worst = max(self._followed.values(), key=lambda followed: followed.queued)
-        if (
-            len(self._followed) == 1 and len(self._queue) == 1
-        ):  # one snapshot that is larger than all: it must pass
-            return
         self.overflows += 1
         worst.overflown = True
-        self._queued -= worst.queued
-        worst.queued = 0
-        kept = [entry for entry in self._queue if entry[0] is not worst.source or isinstance(entry[1], Gone)]
-        self._queue = deque(kept)
+        oldest = next(step for source, step in self._queue if source is worst.source and not isinstance(step, Gone))
+        worst.resume_after = NOTHING if isinstance(oldest, State) else oldest.first - 1
+        self._discard(worst)
+
+    def _discard(self, followed: _Followed) -> None:
+        """Forget what waits of a source."""
+        self._queued -= followed.queued
+        followed.queued = 0
+        source = followed.source
+        self._queue = deque(entry for entry in self._queue if entry[0] is not source or isinstance(entry[1], Gone))
 
     # -- what is fetched
 
@@ -197,25 +203,35 @@ class EventSubscription:
 
     async def _fetch(self, followed: _Followed, plane: PlaneSubscriber) -> None:
         inflow = followed.inflow
+        rewinds = inflow.rewinds
         async for data in plane.fetch(followed.source, inflow.has):
+            if inflow.rewinds != rewinds:  # this answers a question that is no longer asked
+                return
             self._pass_on(followed, inflow.fetched(decode(data)))
-        self._pass_on(followed, inflow.complete())
+        if inflow.rewinds == rewinds:
+            self._pass_on(followed, inflow.complete())
 
     # -- the reader
 
     async def take(self) -> list[tuple[Source, Step | Gone]]:
         """Return what came since, waiting for something; empty when the subscription was closed."""
         while not self._queue and not self._closed:
+            self._resume()  # all that there was may have been dropped
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         taken, self._queue, self._queued = list(self._queue), deque(), 0
         for followed in self._followed.values():
             followed.queued = 0
+        self._resume()
+        return taken
+
+    def _resume(self) -> None:
+        """The reader has room again: fetch anew what was dropped."""
+        for followed in self._followed.values():
             if followed.overflown:
                 followed.overflown = False
-                followed.inflow.restart(forget=True)
+                followed.inflow.rewind(followed.resume_after)
                 self._work(followed)
-        return taken
 
     async def synced(self) -> None:
         """Return when every source that is known now has told its state, or left."""

@@ -1,0 +1,1 @@
+"""The conformance suite of event planes: what `docs/events.md` promises, held by every plane."""
