@@ -121,7 +121,7 @@ async def test_a_slow_reader_costs_a_bounded_queue_and_is_healed(stage):
         await asyncio.sleep(0)
     statistics = reader.subscription.statistics
     await stage.until(lambda: statistics()["overflows"] > 0)
-    assert statistics()["queued"] <= 100
+    assert statistics()["queued"] <= 100 + 50  # the limit, and one frame
     reader.start()
     await stage.until(lambda: reader.knows(loud, calm))
 
