@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from callboard.transports.events.base import EventPlane, EventPlaneContext, Source
 from callboard.transports.events.faults import LossyEvents
-from callboard.transports.events.inflow import Events, State
+from callboard.transports.events.inflow import Events, State, Step
 from callboard.transports.events.publisher import EventPublisher
 from callboard.transports.events.registry import make_event_plane
 from callboard.transports.events.subscription import QUEUED_EVENTS, EventSubscription, Gone
@@ -74,7 +74,7 @@ class Reader:
             for source, step in taken:
                 self._apply(source.id, step)
 
-    def _apply(self, source: int, step: object) -> None:
+    def _apply(self, source: int, step: Step | Gone) -> None:
         if isinstance(step, Gone):
             self.left[source] = step.why
             self.view.pop(source, None)
@@ -155,7 +155,7 @@ class Stage:
         """Wait until a condition holds."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not condition():
+                while not condition():  # noqa: ASYNC110 (a condition has no event)
                     await asyncio.sleep(0.005)
         except TimeoutError:
             told = [(reader.numbers, dict(reader.subscription.statistics())) for reader in self._readers]
