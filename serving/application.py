@@ -19,6 +19,7 @@ from msgspec.structs import asdict
 from callboard.transports.errors import did_you_mean
 
 from . import openai_answers as answers
+from .choices import requests_of, side_by_side, together
 from .errors import UnknownModel
 from .exchange import ClientLeft, Exchange, Receive, Scope, Send, new_id
 from .hints import answer_headers, with_hints
@@ -151,9 +152,13 @@ class Application:
             request = with_hints(asked.request, exchange.headers)
             if request.traceparent:
                 exchange.extra.append((b"traceparent", request.traceparent.encode()))
-            async with exchange.watched(), aclosing(self._backend.generate(request)) as batches:
-                answer = self._stream if asked.stream else self._whole
-                finish = await answer(exchange, asked, batches)
+            if asked.choices > 1:
+                async with exchange.watched():
+                    finish = await self._several(exchange, asked, request)
+            else:
+                async with exchange.watched(), aclosing(self._backend.generate(request)) as batches:
+                    answer = self._stream if asked.stream else self._whole
+                    finish = await answer(exchange, asked, batches)
         finally:
             self._running.discard(exchange)
         self.finished += 1
@@ -214,6 +219,39 @@ class Application:
             raise _incomplete()
         await exchange.answer(200, answers.whole(asked, int(time.time()), pieces, finish))
         return finish
+
+    async def _several(self, exchange: Exchange, asked: Asked, request: GenerateRequest) -> Finish:
+        created_s, count = int(time.time()), asked.choices
+        events = [answers.Events(asked, created_s, index) for index in range(count)]
+        texts: list[list[str]] = [[] for _ in range(count)]
+        begun, finishes = [False] * count, dict[int, Finish]()
+        source = side_by_side(self._backend.generate, requests_of(request, count))
+        async with aclosing(source) as batches:
+            async for index, batch in batches:
+                shown = [piece for piece in batch if not isinstance(piece, Routed | Finish)]
+                if isinstance(batch[0], Routed) and not exchange.begun_s:
+                    exchange.extra += answer_headers(batch[0])
+                if isinstance(last := batch[-1], Finish):
+                    finishes[index] = last
+                if not asked.stream:
+                    texts[index] += map(str, shown)
+                    continue
+                body = b"" if begun[index] else events[index].begin()
+                begun[index] = True
+                body += events[index].pieces(shown)
+                if index in finishes:
+                    body += events[index].ended(finishes[index])
+                if body:
+                    await exchange.write(body)
+        if len(finishes) < count:
+            raise _incomplete()
+        counts = together([finishes[index] for index in range(count)])
+        if asked.stream:
+            await exchange.end(events[0].close(counts))
+        else:
+            pairs = [("".join(texts[index]), finishes[index]) for index in range(count)]
+            await exchange.answer(200, answers.whole_of(asked, created_s, pairs, counts))
+        return counts
 
     # -- the rest
 

@@ -33,10 +33,10 @@ class Events:
     b''
     """
 
-    __slots__ = ("_after", "_asked", "_before", "_between", "_created_s")
+    __slots__ = ("_after", "_asked", "_before", "_between", "_created_s", "_index")
 
-    def __init__(self, asked: Asked, created_s: int) -> None:
-        self._asked, self._created_s = asked, created_s
+    def __init__(self, asked: Asked, created_s: int, index: int = 0) -> None:
+        self._asked, self._created_s, self._index = asked, created_s, index
         choice = self._choice({"content": _MARK} if asked.chat else _MARK, None)
         self._before, self._after = self._event([choice]).rsplit(_dumps(_MARK), 1)
         self._between = self._after + self._before
@@ -54,14 +54,19 @@ class Events:
 
     def end(self, finish: Finish) -> bytes:
         """Return what comes after the last piece: why it ended, the usage if asked for, and the end mark."""
-        last = self._event([self._choice({} if self._asked.chat else "", finish.reason.value)])
-        if self._asked.include_usage:
-            last += self._event([], usage=usage(finish))
-        return last + DONE
+        return self.ended(finish) + self.close(finish)
+
+    def ended(self, finish: Finish) -> bytes:
+        """Return the event that says why this choice ended."""
+        return self._event([self._choice({} if self._asked.chat else "", finish.reason.value)])
+
+    def close(self, finish: Finish) -> bytes:
+        """Return what comes after the last choice."""
+        return (self._event([], usage=usage(finish)) if self._asked.include_usage else b"") + DONE
 
     def _choice(self, content: Any, reason: str | None) -> dict[str, Any]:
         key = "delta" if self._asked.chat else "text"
-        return {"index": 0, key: content, "logprobs": None, "finish_reason": reason}
+        return {"index": self._index, key: content, "logprobs": None, "finish_reason": reason}
 
     def _event(self, choices: list[Any], usage: dict[str, Any] | None = None) -> bytes:
         kind = "chat.completion.chunk" if self._asked.chat else "text_completion"
@@ -78,16 +83,23 @@ def error_event(error: HttpError) -> bytes:
 
 def whole(asked: Asked, created_s: int, texts: Iterable[str], finish: Finish) -> bytes:
     """Return an answer in one piece."""
-    text = "".join(texts)
-    reason = finish.reason.value
-    choice: dict[str, Any] = {"index": 0}
+    return whole_of(asked, created_s, [("".join(texts), finish)], finish)
+
+
+def whole_of(asked: Asked, created_s: int, choices: Iterable[tuple[str, Finish]], counts: Finish) -> bytes:
+    """Return the answer with these choices in one piece; ``counts`` are those of all together."""
+    shown = [_whole_choice(asked, index, text, finish) for index, (text, finish) in enumerate(choices)]
+    kind = "chat.completion" if asked.chat else "text_completion"
+    return _dumps(_head(asked, kind, created_s) | {"choices": shown, "usage": usage(counts)})
+
+
+def _whole_choice(asked: Asked, index: int, text: str, finish: Finish) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": index}
     if asked.chat:
         choice["message"] = {"role": "assistant", "content": text, "refusal": None}
     else:
         choice["text"] = text
-    choice |= {"logprobs": None, "finish_reason": reason}
-    kind = "chat.completion" if asked.chat else "text_completion"
-    return _dumps(_head(asked, kind, created_s) | {"choices": [choice], "usage": usage(finish)})
+    return choice | {"logprobs": None, "finish_reason": finish.reason.value}
 
 
 def usage(finish: Finish) -> dict[str, Any]:

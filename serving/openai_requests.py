@@ -19,6 +19,8 @@ from .kv.hashing import pack
 from .protocol import GenerateRequest, Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+CHOICES = 16
+"""How many answers one request may ask for."""
 STOPS = 16
 """How many stop strings a request may have."""
 COMPLETION_TOKENS = 16
@@ -29,7 +31,6 @@ INT64 = 2**63 - 1
 Neutral = Mapping[str, tuple[Any, ...]]
 
 CHAT_UNSUPPORTED: Neutral = {
-    "n": (1,),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
@@ -51,7 +52,6 @@ CHAT_UNSUPPORTED: Neutral = {
 """Fields that this server knows and cannot honour, with the values that ask for nothing."""
 
 COMPLETION_UNSUPPORTED: Neutral = {
-    "n": (1,),
     "best_of": (1,),
     "logprobs": (),
     "echo": (False,),
@@ -91,6 +91,7 @@ class Asked:
     chat: bool
     stream: bool
     include_usage: bool
+    choices: int = 1
 
 
 def parse_chat(body: bytes | bytearray, request_id: str) -> Asked:
@@ -285,6 +286,7 @@ def _asked(
     frequency_penalty = fields.number("frequency_penalty", -2, 2, 0.0)
     presence_penalty = fields.number("presence_penalty", -2, 2, 0.0)
     seed = fields.whole("seed", -INT64 - 1, INT64)
+    choices = fields.whole("n", 1, CHOICES) or 1
     extra = fields.passed(PASSED, unsupported)
     fields.finish(unsupported, LABELS)
     fields.check()
@@ -303,7 +305,7 @@ def _asked(
         seed=seed,
         extra=extra,
     )
-    return Asked(request=request, chat=chat, stream=stream, include_usage=include_usage)
+    return Asked(request=request, chat=chat, stream=stream, include_usage=include_usage, choices=choices)
 
 
 def _stream_options(fields: Fields, stream: bool) -> bool:

@@ -238,3 +238,42 @@ async def test_what_an_engine_would_ignore_is_refused(cluster: Cluster) -> None:
         seen = await http(url_of(system), "POST", "/v1/chat/completions", body)
         assert (seen.status, seen.error["code"]) == (400, "unsupported_parameter")
         assert "its engine is simulated" in seen.error["message"]
+
+
+async def test_several_answers_come_side_by_side(cluster: Cluster) -> None:
+    system = await cluster.up(config(), plane="tcp")
+    hello: Any = [{"role": "user", "content": "x"}]
+    async with client_of(system) as client:
+        chat = await client.chat.completions.create(model="simulated", messages=hello, n=3, max_tokens=9)
+        texts = [choice.message.content for choice in chat.choices]
+        assert [choice.index for choice in chat.choices] == [0, 1, 2]
+        assert len(set(texts)) == 3
+        assert texts[0] == words("user: x", 9)
+        assert chat.usage is not None
+        assert (chat.usage.prompt_tokens, chat.usage.completion_tokens) == (2, 27)
+
+        stream = await client.chat.completions.create(
+            model="simulated",
+            messages=hello,
+            n=3,
+            max_tokens=9,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        parts: dict[int, str] = {}
+        reasons: dict[int, str] = {}
+        usage = None
+        async for chunk in stream:
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                parts[choice.index] = parts.get(choice.index, "") + (choice.delta.content or "")
+                if choice.finish_reason:
+                    reasons[choice.index] = choice.finish_reason
+        assert [parts[index] for index in range(3)] == texts
+        assert reasons == {0: "length", 1: "length", 2: "length"}
+        assert usage is not None
+        assert usage.completion_tokens == 27
+        with pytest.raises(openai.BadRequestError, match="n is 17"):
+            await client.chat.completions.create(model="simulated", messages=hello, n=17)
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(model="nobody", messages=hello, n=2)

@@ -173,8 +173,8 @@ def test_a_body_that_is_no_json_object_is_refused_with_the_place(body, text):
             "stream_options.include_use",
             'did you mean "include_usage"?',
         ),
-        ({"n": 2}, "n", "is 2, which is not supported; only 1 is"),
-        ({"n": True}, "n", "is true, which is not supported"),
+        ({"n": 17}, "n", "is 17; it must be from 1 to 16"),
+        ({"n": True}, "n", "is true; it must be a whole number"),
         ({"temprature": 1}, "temprature", 'did you mean "temperature"?'),
         ({"topk": 5}, "topk", 'not a field that this server knows; did you mean "top_k"?'),
     ],
@@ -296,7 +296,7 @@ def test_a_prompt_that_is_no_text_is_refused(prompt, text):
 
 
 def test_every_mistake_is_named_in_one_answer():
-    error = refused(chat, model=None, messages=[{"role": "x", "content": 1}], temperature=9, n=3, what=1)
+    error = refused(chat, model=None, messages=[{"role": "x", "content": 1}], temperature=9, n=0, what=1)
     places = [line.split(" ")[0] for line in error.message.splitlines()]
     assert sorted(places) == sorted(
         ["messages[0].role", "messages[0].content", "model", "temperature", "n", "what"]
