@@ -7,6 +7,7 @@ tokenizer and config come from a local directory, nothing is downloaded, and no 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import queue
 import threading
@@ -93,6 +94,8 @@ class TransformersEngine:
             raise MissingServingExtra(error.name or "transformers", extra="transformers") from None
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineFailed(f"{self.settings.path} cannot be loaded: {error}") from None
+        names = inspect.signature(self._model.forward).parameters
+        self._cache_name = "cache" if "cache" in names else "past_key_values"  # which was its name before
         config = self._model.config
         self._context_tokens = int(getattr(config, "max_position_embeddings", 0) or 4096)
         eos = self._model.generation_config.eos_token_id
@@ -221,9 +224,12 @@ class TransformersEngine:
         fresh = job.made[-1:] or job.ids
         with torch.inference_mode():
             output = self._model(
-                input_ids=torch.tensor([fresh]), past_key_values=job.cache, use_cache=True, logits_to_keep=1
+                input_ids=torch.tensor([fresh]),
+                use_cache=True,
+                logits_to_keep=1,
+                **{self._cache_name: job.cache},
             )
-        job.cache = output.past_key_values
+        job.cache = output["cache"] if "cache" in output else output["past_key_values"]
         logits = output.logits[0, -1].float()
         token = self._choose(job, logits)
         if job.request.logprobs is None:

@@ -56,8 +56,8 @@ def normal_hash(value: object) -> int:
 def read_batch(data: bytes, dp_rank: int = 0) -> tuple[list[EngineChange], int]:
     """Return the changes of a batch, and how many of its events do not count or are of no known kind.
 
-    ``dp_rank`` holds where the batch names none. In the place of an event that makes no sense stands `AllCleared`: what it
-    may have said is lost, and nothing may stay that is gone. Raises `BadEvents` for what is no batch.
+    ``dp_rank`` holds where the batch names none. In the place of an event that makes no sense stands `AllCleared`: what
+    it may have said is lost, and nothing may stay that is gone. Raises `BadEvents` for what is no batch.
     """
     try:
         batch = _decode(data)
@@ -206,7 +206,7 @@ class TensorRtEvents:
         if not isinstance(listed, list):
             raise BadEvents(f"blocks is {type(listed).__name__}")
         blocks: list[int] = []
-        tokens: list[int] = []
+        tokens: list[Any] = []
         for block in listed:
             if not isinstance(block, dict) or not isinstance(block.get("tokens"), list):
                 raise BadEvents("a block is no map with tokens")

@@ -12,7 +12,7 @@ import pytest
 from callboard.serving.engines.transformers import TransformersEngine, TransformersSettings
 from callboard.serving.errors import ContextTooLong, EngineFailed
 from callboard.serving.kv.hashing import pack
-from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Token
+from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Message, Token
 from callboard.serving.tokenizer import Tokenizer
 from callboard.testing.cluster import Cluster
 from callboard.testing.tiny_model import make_tiny_model
@@ -155,4 +155,7 @@ async def test_it_answers_chats_behind_a_frontend(cluster: Cluster, model: Path)
         )
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert text == chat.choices[0].message.content
-    assert Tokenizer(str(model)).encode(text)
+    assert chat.usage is not None
+    prompt = Tokenizer(str(model)).encode_chat([Message("user", "hello there")], {})
+    assert chat.usage.prompt_tokens == len(prompt) // 4
+    assert 0 < chat.usage.completion_tokens <= 12 or chat.choices[0].finish_reason == "stop"
