@@ -16,7 +16,7 @@ def given(pieces: Iterable[Piece]) -> list[str | int] | None:
         if isinstance(piece, str | int):
             done.append(piece)
         elif isinstance(piece, Token):
-            done.append(piece.text or piece.id)
+            done.append(piece.id if piece.id >= 0 else piece.text)
         elif isinstance(piece, Delta):
             return None
         else:

@@ -54,7 +54,7 @@ class Token(Struct, frozen=True):
     """A piece with its probability, for requests with ``logprobs``."""
 
     id: int
-    """-1 if the engine does not say."""
+    """-1 from an engine of text, whose ``done`` is text, too."""
     text: str
     """Empty if the engine gives ids only."""
     logprob: float
