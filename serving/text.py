@@ -135,9 +135,8 @@ class _Text:
         shown: list[Piece] = []
         for piece in batch:
             if isinstance(piece, Finish):
-                if self._scanner is not None and (rest := self._scanner.flush()):
-                    shown.append(rest)
-                shown.append(piece)
+                shown += self._rest()
+                shown.append(self._end() if self.stopped else piece)
             elif isinstance(piece, int | Token):
                 self._count += 1
                 shown += self._text(piece)
@@ -147,6 +146,15 @@ class _Text:
             else:
                 shown.append(piece)
         return shown
+
+    def _rest(self) -> list[Piece]:
+        """What was held back, at the end of the answer."""
+        rest = self._decoder.flush()
+        if self._scanner is not None:
+            rest = self._scanner.feed(rest)
+            self.stopped = self._scanner.stopped
+            rest += "" if self.stopped else self._scanner.flush()
+        return [rest] if rest else []
 
     def _text(self, piece: int | Token) -> list[Piece]:
         token = piece if isinstance(piece, int) else piece.id

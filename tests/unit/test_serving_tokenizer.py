@@ -12,7 +12,7 @@ from callboard.serving.errors import BadTokenizer, RequestRefused
 from callboard.serving.kv.hashing import unpack
 from callboard.serving.protocol import Finish, FinishReason, Message, Token
 from callboard.serving.text import _Text
-from callboard.serving.tokenizer import Tokenizer
+from callboard.serving.tokenizer import HELD_TOKENS, Tokenizer
 from callboard.testing.tiny_model import make_tiny_tokenizer
 
 TEXT = "größer than life: こんにちは 🎭 and so on"
@@ -33,6 +33,25 @@ def test_text_comes_back_whatever_the_tokens_cut(directory: Path) -> None:
     assert "".join(pieces) == TEXT
     assert "" in pieces  # a character of several tokens comes when it is complete
     assert "\ufffd" not in "".join(pieces)
+
+
+def test_bytes_that_never_become_a_character_are_shown_and_do_not_pile_up(directory: Path) -> None:
+    tokenizer = Tokenizer(str(directory))
+    half = unpack(tokenizer.encode("ă"))[-1]
+    decoder = tokenizer.decoder()
+    text = "".join(decoder.step(half) for _ in range(10 * HELD_TOKENS)) + decoder.flush()
+    assert text == "\ufffd" * 10 * HELD_TOKENS
+    after = "".join(decoder.step(token) for token in unpack(tokenizer.encode(TEXT)))
+    assert after == TEXT
+
+
+def test_an_answer_that_ends_within_a_character_shows_what_there_is(directory: Path) -> None:
+    tokenizer = Tokenizer(str(directory))
+    ids = unpack(tokenizer.encode("so 🎭"))[:-1]
+    text = _Text(tokenizer.decoder(), ["never"], 5)
+    *pieces, last = text.take([*ids, FINISH])
+    assert "".join(map(str, pieces)).startswith("so \ufffd")
+    assert last is FINISH
 
 
 def test_a_chat_is_rendered_by_the_models_template(directory: Path) -> None:
