@@ -16,6 +16,7 @@ from .backend import RouterBackend
 from .engines.stopping import StopScanner
 from .errors import ContextTooLong, RequestRefused
 from .http_errors import HttpError
+from .openai_pieces import Shown
 from .protocol import Finish, FinishReason, GenerateRequest, Input, ModelInfo, Piece, Token
 from .tokenizer import Decoder, Tokenizer
 
@@ -101,6 +102,9 @@ class TextBackend:
 
 def _check_extra(request: GenerateRequest, info: ModelInfo) -> None:
     """A field that the engine would ignore is refused. Raises `HttpError`."""
+    if request.logprobs is not None and not info.gives_logprobs:
+        text = f"logprobs: {info.model} has no probabilities (its engine is {info.engine}); leave it out"
+        raise HttpError(400, text, code="unsupported_parameter", param="logprobs")
     if info.takes_extra or not (request.extra or any(message.fields for message in request.messages)):
         return
     names = sorted(request.extra) or sorted({name for m in request.messages for name in m.fields})
@@ -162,9 +166,11 @@ class _Text:
         if self._scanner is not None:
             text = self._scanner.feed(text)
             self.stopped = self._scanner.stopped
-        if isinstance(piece, Token):
-            return [replace(piece, text=text)]
-        return [text] if text else []
+        if not isinstance(piece, Token):
+            return [text] if text else []
+        name = self._decoder.text_of
+        top = [(token, name(token), logprob) for token, _, logprob in piece.top]
+        return [Shown(piece.id, name(piece.id), piece.logprob, top, text)]
 
     def _end(self) -> Finish:
         return Finish(

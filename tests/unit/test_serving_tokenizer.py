@@ -10,6 +10,7 @@ import pytest
 
 from callboard.serving.errors import BadTokenizer, RequestRefused
 from callboard.serving.kv.hashing import unpack
+from callboard.serving.openai_pieces import Shown
 from callboard.serving.protocol import Finish, FinishReason, Message, Token
 from callboard.serving.text import _Text
 from callboard.serving.tokenizer import HELD_TOKENS, Tokenizer
@@ -128,7 +129,11 @@ def test_what_was_held_back_comes_before_the_end(directory: Path) -> None:
 
 def test_probabilities_keep_their_tokens_and_get_text(directory: Path) -> None:
     tokenizer = Tokenizer(str(directory))
-    text = _Text(tokenizer.decoder(), [], 5)
+    text = _Text(tokenizer.decoder(), ["e!"], 5)
     ids = unpack(tokenizer.encode("three"))
-    shown = text.take([Token(token, "", -0.5) for token in ids])
-    assert "".join(piece.text for piece in shown if isinstance(piece, Token)) == "three"
+    shown = text.take([*(Token(token, "", -0.5, [(token, "", -0.5)]) for token in ids), FINISH])
+    tokens = [piece for piece in shown if isinstance(piece, Shown)]
+    assert "".join(piece.text for piece in tokens) == "three"
+    assert "".join(piece.shown for piece in tokens) == "thre"  # the last letter may become a stop string
+    assert shown[-2:] == ["e", FINISH]
+    assert [piece.top for piece in tokens] == [[(piece.id, piece.text, -0.5)] for piece in tokens]
