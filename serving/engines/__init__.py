@@ -14,6 +14,7 @@ from .base import Engine
 KINDS = {
     "simulated": "callboard.serving.engines.simulated:SimulatedEngine",
     "openai": "callboard.serving.engines.upstream:UpstreamEngine",
+    "transformers": "callboard.serving.engines.transformers:TransformersEngine",
 }
 """Names of the engines that come with callboard; any other is named by its class path, ``module:Class``."""
 

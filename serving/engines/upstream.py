@@ -154,7 +154,7 @@ class UpstreamEngine:
                     why = f"HTTP {response.status}"
                     if response.status in (401, 403):
                         raise EngineFailed(f"{self._url} wants another key ({why}): set engine.api_key_env")
-            except (OSError, TimeoutError, ValueError, _client_error()) as error:
+            except _failures() as error:
                 why = str(error) or type(error).__name__
             if time.monotonic() >= until_s:
                 limit = self.settings.start_timeout_s
@@ -280,7 +280,7 @@ class UpstreamEngine:
                     raise await _judged(response)
                 async for event in _read(response):
                     yield event
-        except (OSError, TimeoutError, ValueError, _client_error()) as error:
+        except _failures() as error:
             if isinstance(error, RequestRefused):
                 raise
             raise EngineFailed(f"{self._url}: {str(error) or type(error).__name__}") from None
@@ -399,8 +399,8 @@ async def _judged(response: ClientResponse) -> Exception:
     return RequestRefused(why, response.status)
 
 
-def _client_error() -> type[Exception]:
-    import aiohttp
+def _failures() -> tuple[type[Exception], ...]:
+    """What may be raised by a connection that is not there, breaks, or brings nonsense."""
+    from aiohttp import ClientError, http_exceptions
 
-    error: type[Exception] = aiohttp.ClientError
-    return error
+    return OSError, TimeoutError, ValueError, ClientError, http_exceptions.HttpProcessingError

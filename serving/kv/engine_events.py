@@ -12,7 +12,7 @@ Hashes are integers of either sign or bytes. What is not known is ignored, and c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -25,8 +25,11 @@ from .hashing import pack
 _decode = msgspec.msgpack.Decoder().decode
 _MASK = (1 << 64) - 1
 
-STORED = ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name")
-REMOVED = ("block_hashes", "medium")
+STORED = (
+    "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name", "extra_keys",
+    "group_idx",
+)  # fmt: skip
+REMOVED = ("block_hashes", "medium", "group_idx")
 FIELDS = {"BlockStored": STORED, "BlockRemoved": REMOVED, "AllBlocksCleared": ()}
 
 
@@ -51,9 +54,10 @@ def normal_hash(value: object) -> int:
 
 
 def read_batch(data: bytes, dp_rank: int = 0) -> tuple[list[EngineChange], int]:
-    """Return the changes of a batch, and how many of its events are of no known kind.
+    """Return the changes of a batch, and how many of its events do not count or are of no known kind.
 
-    ``dp_rank`` holds where the batch names none. Raises `BadEvents`.
+    ``dp_rank`` holds where the batch names none. In the place of an event that makes no sense stands `AllCleared`: what
+    it may have said is lost, and nothing may stay that is gone. Raises `BadEvents` for what is no batch.
     """
     try:
         batch = _decode(data)
@@ -65,20 +69,26 @@ def read_batch(data: bytes, dp_rank: int = 0) -> tuple[list[EngineChange], int]:
     changes: list[EngineChange] = []
     unknown = 0
     for event in batch[1]:
-        name, fields = _fields(event)
-        if name in FIELDS and not _counts(fields):
+        try:
+            change = _change(event, rank)
+        except BadEvents:
+            change = AllCleared(dp_rank=rank)
+        if change is None:
             unknown += 1
-        elif name == "BlockStored":
-            changes.append(_stored(fields, rank))
-        elif name == "BlockRemoved":
-            changes.append(
-                BlocksRemoved(dp_rank=rank, blocks=_hashes(fields), medium=_text(fields, "medium"))
-            )
-        elif name == "AllBlocksCleared":
-            changes.append(AllCleared(dp_rank=rank))
         else:
-            unknown += 1
+            changes.append(change)
     return changes, unknown
+
+
+def _change(event: object, rank: int) -> EngineChange | None:
+    name, fields = _fields(event)
+    if name not in FIELDS or not _counts(fields):
+        return None
+    if name == "BlockStored":
+        return _stored(fields, rank)
+    if name == "BlockRemoved":
+        return BlocksRemoved(dp_rank=rank, blocks=_hashes(fields), medium=_text(fields, "medium"))
+    return AllCleared(dp_rank=rank)
 
 
 def _fields(event: object) -> tuple[str, Mapping[str, Any]]:
@@ -96,11 +106,12 @@ def _counts(fields: Mapping[str, Any]) -> bool:
     Those of images and of salted prompts have ``extra_keys`` beyond the adapter's name; those of further attention
     groups have a ``group_idx``; those of another engine a ``locality``.
     """
-    if fields.get("group_idx") not in (None, 0) or fields.get("locality") == "REMOTE":
+    group = fields.get("group_idx")
+    if (type(group) is int and group) or fields.get("locality") == "REMOTE":
         return False
     lora, extra = fields.get("lora_name"), fields.get("extra_keys")
-    entries = [key for keys in extra for key in keys or ()] if isinstance(extra, list) else []
-    return all(key == lora for key in entries)
+    entries = [keys for keys in extra if keys] if isinstance(extra, list) else []
+    return all(isinstance(keys, list) and all(key == lora for key in keys) for keys in entries)
 
 
 def _stored(fields: Mapping[str, Any], rank: int) -> BlocksStored:
@@ -141,67 +152,76 @@ class TensorRtEvents:
     """Reads TensorRT-LLM's events, which are maps with ``event_id`` and ``data``; keeps what it must remember.
 
     Only full blocks of the largest attention window count: others are no prefix that could be used again. Blocks that
-    were not full are remembered, so that their removal is not told.
+    are offloaded to the host (``updated`` to a cache level above 0) are gone from the device.
     """
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
         self._window = 0
-        self._partial: set[int] = set()
         self._last: dict[int, int] = {}
         self.gaps = self.unknown = 0
 
-    def read(self, event: Mapping[str, Any]) -> list[EngineChange]:
+    def read(self, event: object) -> list[EngineChange]:
         """Return the changes of one event; `AllCleared` first if one is missing. Raises `BadEvents`."""
-        data = event.get("data")
-        if not isinstance(data, dict):
-            raise BadEvents("an event of TensorRT-LLM has no data")
+        if not isinstance(event, dict) or not isinstance(data := event.get("data"), dict):
+            raise BadEvents("an event of TensorRT-LLM is no map with data")
         rank = event.get("attention_dp_rank") or 0
-        changes: list[EngineChange] = []
-        number, last = event.get("event_id"), self._last.get(rank)
-        if type(number) is int:
-            if last is not None and number != last + 1:
-                self.gaps += 1
-                changes.append(AllCleared(dp_rank=rank))
-            self._last[rank] = number
         window = event.get("window_size") or 0
-        self._window = max(self._window, window)
-        kind = data.get("type")
-        if kind == "created" or (window and window < self._window):
+        if type(rank) is not int or rank < 0 or type(window) is not int:
+            raise BadEvents(f"attention_dp_rank is {rank!r}, window_size {window!r}")
+        changes = self._missing(event.get("event_id"), rank)
+        if window > self._window:
+            if self._window:  # what was told so far was of a smaller window
+                changes.append(AllCleared(dp_rank=rank))
+            self._window = window
+        if data.get("type") == "created" or (window and window < self._window):
             return changes
+        return changes + self._changes(data, rank)
+
+    def _missing(self, number: object, rank: int) -> list[EngineChange]:
+        last = self._last.get(rank)
+        if type(number) is not int:
+            return []
+        self._last[rank] = number
+        if last is None or number == last + 1:
+            return []
+        self.gaps += 1
+        return [AllCleared(dp_rank=rank)]
+
+    def _changes(self, data: Mapping[str, Any], rank: int) -> list[EngineChange]:
+        kind = data.get("type")
         if kind == "stored":
-            changes += self._stored(data, rank)
-        elif kind == "removed":
-            changes += self._removed(data, rank)
-        else:
-            self.unknown += 1
-        return changes
+            return self._stored(data, rank)
+        if kind == "removed":
+            return [BlocksRemoved(dp_rank=rank, blocks=_hashes(data))]
+        if kind == "updated":
+            level = data.get("cache_level")
+            new = level.get("new_value") if isinstance(level, dict) else None
+            return [BlocksRemoved(dp_rank=rank, blocks=[normal_hash(data.get("block_hash"))])] if new else []
+        self.unknown += 1
+        return []
 
     def _stored(self, data: Mapping[str, Any], rank: int) -> list[EngineChange]:
-        parent = data.get("parent_hash")
-        blocks, tokens = [], []
-        for block in data.get("blocks") or ():
-            ids = [token.get("token_id") for token in block.get("tokens") or ()]
-            name = normal_hash(block.get("block_hash"))
+        parent, listed = data.get("parent_hash"), data.get("blocks")
+        if not isinstance(listed, list):
+            raise BadEvents(f"blocks is {type(listed).__name__}")
+        blocks: list[int] = []
+        tokens: list[Any] = []
+        for block in listed:
+            if not isinstance(block, dict) or not isinstance(block.get("tokens"), list):
+                raise BadEvents("a block is no map with tokens")
+            ids = [token.get("token_id") if isinstance(token, dict) else None for token in block["tokens"]]
             if len(ids) != self.block_size:
-                self._partial.add(name)
-                break  # nothing full follows it
-            blocks.append(name)
+                break  # not full, and nothing full follows it
+            blocks.append(normal_hash(block.get("block_hash")))
             tokens += ids
-        if not blocks or (parent is not None and normal_hash(parent) in self._partial):
+        if not blocks:
             return []
+        try:
+            packed = pack(tokens)
+        except (TypeError, OverflowError) as error:
+            raise BadEvents(f"tokens: {error}") from None
+        above = None if parent is None else normal_hash(parent)
         return [
-            BlocksStored(
-                dp_rank=rank,
-                blocks=blocks,
-                parent=None if parent is None else normal_hash(parent),
-                tokens=pack(tokens),
-                block_size=self.block_size,
-            )
+            BlocksStored(dp_rank=rank, blocks=blocks, parent=above, tokens=packed, block_size=self.block_size)
         ]
-
-    def _removed(self, data: Mapping[str, Any], rank: int) -> list[EngineChange]:
-        names: Sequence[int] = [normal_hash(value) for value in data.get("block_hashes") or ()]
-        gone = [name for name in names if name not in self._partial]
-        self._partial.difference_update(names)
-        return [BlocksRemoved(dp_rank=rank, blocks=gone)] if gone else []

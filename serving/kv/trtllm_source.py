@@ -75,7 +75,7 @@ class TensorRtSource:
         async with session:
             while True:
                 try:
-                    async with session.post(f"{self._settings.url}/kv_cache_events") as response:
+                    async with session.post(f"{self._settings.url.rstrip('/')}/kv_cache_events") as response:
                         response.raise_for_status()
                         events = await response.json()
                 except (OSError, ValueError, TimeoutError, _client_error()) as error:
@@ -92,11 +92,12 @@ class TensorRtSource:
         for event in events:
             self.messages += 1
             try:
-                changes += self._events.read(event if isinstance(event, dict) else {})
+                changes += self._events.read(event)
             except BadEvents as error:
                 self.bad += 1
                 log.warning("KV events of %s: %s", self._settings.url, error)
-                changes.append(AllCleared())
+                rank = event.get("attention_dp_rank") if isinstance(event, dict) else 0
+                changes.append(AllCleared(dp_rank=rank if type(rank) is int and rank >= 0 else 0))
         if changes:
             self._listener(changes)
 

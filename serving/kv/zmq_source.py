@@ -29,6 +29,7 @@ from .engine_events import BadEvents, read_batch
 END = (1 << 64) - 1
 REPLAY_S = 5.0
 QUEUED = 100_000
+RECENT = 64
 WAITING = 10_000
 """Messages that are kept while a gap is replayed."""
 
@@ -59,6 +60,10 @@ class ZmqSourceSettings:
             problems.append("kv_events.endpoint is missing; it is where the engine publishes")
         if type(self.dp_ranks) is not int or self.dp_ranks < 1:
             problems.append(f"kv_events.dp_ranks is {self.dp_ranks!r}; it must be a whole number, at least 1")
+        if not isinstance(self.topic, str):
+            problems.append(f"kv_events.topic is {self.topic!r}; it must be a text")
+        if type(self.bind) is not bool:
+            problems.append(f"kv_events.bind is {self.bind!r}; it must be true or false")
         if problems:
             raise ConfigError(problems)
 
@@ -102,7 +107,9 @@ class ZmqSource:
 
     def statistics(self) -> dict[str, int]:
         """Counters of all ranks together."""
-        names = ("messages", "gaps", "replays", "resets", "bad", "unknown")
+        names = (
+            "messages", "gaps", "replays", "failed_replays", "resets", "duplicates", "dropped", "bad", "unknown",
+        )  # fmt: skip
         return {name: sum(getattr(rank, name) for rank in self._ranks) for name in names}
 
 
@@ -114,7 +121,10 @@ class _RankSource:
         self._replaying: asyncio.Task[None] | None = None
         self._subscribe: Watched | None = None
         self._context: zmq.Context[Any] | None = None
+        self._recent: dict[int, bytes] = {}
+        """The last messages, to know one that comes twice from one of an engine that was started again."""
         self.messages = self.gaps = self.replays = self.resets = self.bad = self.unknown = 0
+        self.failed_replays = self.duplicates = self.dropped = 0
 
     def __repr__(self) -> str:
         return f"<rank {self._rank} at {self._next}>"
@@ -160,17 +170,27 @@ class _RankSource:
             self._waiting.append((number, batch))
             if len(self._waiting) > WAITING:
                 del self._waiting[0]
+                self.dropped += 1
         elif self._next is None or number == self._next:
-            self._next = number + 1
-            self._apply(batch)
-        elif number < self._next:  # the engine was started again
-            self._reset()
-            self._next = number + 1
-            self._apply(batch)
-        else:
+            self._take(number, batch)
+        elif number > self._next:
             self.gaps += 1
             self._replay(self._next)
             self._arrived(number, batch)
+        elif self._recent.get(number) == batch:
+            self.duplicates += 1  # the replay was faster
+        else:  # the engine was started again
+            self._reset()
+            self._next = None
+            self._replay(0)
+            self._arrived(number, batch)
+
+    def _take(self, number: int, batch: bytes) -> None:
+        self._next = number + 1
+        self._recent[number] = batch
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+        self._apply(batch)
 
     def _apply(self, batch: bytes) -> None:
         try:
@@ -178,6 +198,7 @@ class _RankSource:
         except BadEvents as error:
             self.bad += 1
             log.warning("KV events of rank %d: %s", self._rank, error)
+            self._reset()
             return
         self.unknown += unknown
         if changes:
@@ -185,6 +206,7 @@ class _RankSource:
 
     def _reset(self) -> None:
         self.resets += 1
+        self._recent.clear()
         self._listener([AllCleared(dp_rank=self._rank)])
 
     def _replay(self, first: int) -> None:
@@ -195,37 +217,43 @@ class _RankSource:
 
     async def _catch_up(self, first: int) -> None:
         missed: list[tuple[int, bytes]] = []
-        if self._settings.replay:
-            self.replays += 1
-            with suppress(TimeoutError, zmq.ZMQError):
+        try:
+            if self._settings.replay:
+                self.replays += 1
                 missed = await self._ask(first)
-        waiting, self._waiting = self._waiting or [], None
-        everything = sorted(dict([*missed, *waiting]).items())
-        everything = [entry for entry in everything if entry[0] >= first]
-        if self._next is not None and everything and everything[0][0] != first:
-            self._reset()  # too old: begin with what there is
-        for number, batch in everything:
-            if self._next is not None and number > self._next and number != everything[0][0]:
-                self._reset()
-            self._next = number + 1
-            self._apply(batch)
+        except (TimeoutError, ValueError, zmq.ZMQError) as error:
+            self.failed_replays += 1
+            log.warning("KV events of rank %d cannot be replayed: %s", self._rank, error or "no answer")
+        finally:
+            waiting, self._waiting = self._waiting or [], None
+        for number, batch in sorted({**dict(missed), **dict(waiting)}.items()):
+            if number < first:
+                continue
+            if number != (first if self._next is None else self._next) and (self._next is not None or first):
+                self._reset()  # the engine no longer has what is between
+            self._take(number, batch)
 
     async def _ask(self, first: int) -> list[tuple[int, bytes]]:
         assert self._context is not None
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(of_rank(self._settings.replay, self._rank))
         answers: asyncio.Queue[list[bytes]] = asyncio.Queue()
         watched = Watched(socket, lambda: answers.put_nowait(socket.recv_multipart(NOBLOCK)))
         found: list[tuple[int, bytes]] = []
         try:
+            socket.connect(of_rank(self._settings.replay, self._rank))
             socket.send_multipart([b"", first.to_bytes(8, "big")])
             watched.after_send()
             while True:
                 async with asyncio.timeout(REPLAY_S):
-                    *_, number, batch = await answers.get()
-                if len(number) != 8 or int.from_bytes(number, "big") == END:
+                    frames = await answers.get()
+                if len(frames) < 2 or len(frames[-2]) != 8:
+                    raise ValueError(f"an answer of {len(frames)} frames")
+                number = int.from_bytes(frames[-2], "big")
+                if number == END:
                     return found
-                found.append((int.from_bytes(number, "big"), batch))
+                found.append((number, frames[-1]))
+                if len(found) > QUEUED:
+                    raise ValueError(f"more than {QUEUED:,} messages")
         finally:
             watched.close(0)

@@ -20,4 +20,4 @@ async def test_answers_that_hold_objects_are_printed_as_their_fields(cluster: Cl
     answer = await callboard("call", "-n", system.namespace, "worker.0.generate", request.decode())
     *words, finish = [orjson.loads(line) for line in answer.out.splitlines()]
     assert (answer.code, len(words)) == (0, 2)
-    assert finish == {"reason": "LENGTH", "prompt_tokens": 1, "completion_tokens": 2}
+    assert finish == {"reason": "LENGTH", "prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 0}

@@ -89,17 +89,44 @@ def test_sglangs_maps_may_have_fields_of_their_own() -> None:
     "value",
     [
         None, [], [1.5], [1.5, {}], 7,
-        [1.5, [["BlockStored", 5, None, [1], 1]]],
-        [1.5, [["BlockStored", [1], None, [1], 0]]],
-        [1.5, [["BlockStored", [1], None, ["x"], 1]]],
-        [1.5, [["BlockStored", [1], None, [-1], 1]]],
-        [1.5, [{"type": "BlockStored"}]],
-        [1.5, [{"type": "BlockRemoved", "block_hashes": [None]}]],
     ],
 )  # fmt: skip
 def test_what_is_no_batch_is_one_error(value: Any) -> None:
     with pytest.raises(BadEvents):
         read_batch(encode(value))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ["BlockStored", 5, None, [1], 1],
+        ["BlockStored", [1], None, [1], 0],
+        ["BlockStored", [1], None, ["x"], 1],
+        ["BlockStored", [1], None, [[1, 2]], 1],  # pairs of tokens, as of Eagle
+        ["BlockStored", [1], None, [-1], 1],
+        {"type": "BlockStored"},
+        {"type": "BlockRemoved", "block_hashes": [None]},
+    ],
+)
+def test_what_cannot_be_understood_empties_the_cache_and_spares_its_neighbours(event: Any) -> None:
+    removed = {"type": "BlockRemoved", "block_hashes": [9]}
+    changes, unknown = read_batch(encode([1.5, [removed, event, removed]]), 1)
+    gone = BlocksRemoved(dp_rank=1, blocks=[9])
+    assert changes == [gone, AllCleared(dp_rank=1), gone]
+    assert unknown == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ["BlockStored", [1], None, [1, 2], 2, None, "GPU", None, [["salt"]], 0],
+        ["BlockStored", [1], None, [1, 2], 2, None, "GPU", None, None, 1],
+        ["BlockRemoved", [1], "GPU", 1],
+        {"type": "BlockStored", "block_hashes": [1], "token_ids": [1, 2], "block_size": 2, "extra_keys": [5]},
+    ],
+)
+def test_what_does_not_count_does_not_count_in_either_encoding(event: Any) -> None:
+    assert read_batch(encode([1.5, [event]])) == ([], 1)
 
 
 @given(st.binary(max_size=80))
@@ -134,9 +161,46 @@ def test_events_of_tensorrt_are_read_and_partial_blocks_left_out() -> None:
         events.read(trt(2, {"type": "stored", "parent_hash": None, "blocks": blocks}, window_size=128)) == []
     )
     removed = events.read(trt(3, {"type": "removed", "block_hashes": [3, 2]}, window_size=4096))
-    assert removed == [BlocksRemoved(blocks=[2])]
-    assert events.read(trt(4, {"type": "updated", "block_hash": 1}, window_size=4096)) == []
+    assert removed == [BlocksRemoved(blocks=[3, 2])]
+    moved = {"type": "updated", "block_hash": 1, "cache_level": {"old_value": 0, "new_value": 1}}
+    assert events.read(trt(4, moved, window_size=4096)) == [BlocksRemoved(blocks=[1])]
+    assert events.read(trt(5, {"type": "news"}, window_size=4096)) == []
     assert events.unknown == 1
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["event_id", "data", "type", "blocks", "tokens", "token_id", "block_hash", "window_size"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_no_event_of_tensorrt_does_any_harm(event: Any) -> None:
+    with contextlib.suppress(BadEvents):
+        TensorRtEvents(block_size=2).read(event)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [5],
+        [{"block_hash": 1}],
+        [{"block_hash": 1, "tokens": [{}, {}]}],
+        [{"block_hash": None, "tokens": [1, 2]}],
+    ],
+)
+def test_odd_blocks_of_tensorrt_are_one_error(blocks: Any) -> None:
+    with pytest.raises(BadEvents):
+        TensorRtEvents(block_size=2).read(trt(0, {"type": "stored", "blocks": blocks}))
 
 
 def test_a_missing_event_of_tensorrt_empties_the_cache_of_that_rank() -> None:
