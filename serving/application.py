@@ -25,6 +25,7 @@ from .exchange import ClientLeft, Exchange, Receive, Scope, Send, new_id
 from .hints import answer_headers, with_hints
 from .http_errors import HttpError, as_http_error
 from .metrics import CONTENT_TYPE, FrontendMetrics, render
+from .openai_pieces import Choice
 from .openai_requests import Asked, parse_chat, parse_completion
 from .protocol import Finish, FrontendLoad, GenerateRequest, ModelInfo, Piece, Routed
 
@@ -223,7 +224,7 @@ class Application:
     async def _several(self, exchange: Exchange, asked: Asked, request: GenerateRequest) -> Finish:
         created_s, count = int(time.time()), asked.choices
         events = [answers.Events(asked, created_s, index) for index in range(count)]
-        texts: list[list[str]] = [[] for _ in range(count)]
+        choices = [Choice() for _ in range(count)]
         begun, finishes = [False] * count, dict[int, Finish]()
         source = side_by_side(self._backend.generate, requests_of(request, count))
         async with aclosing(source) as batches:
@@ -234,7 +235,7 @@ class Application:
                 if isinstance(last := batch[-1], Finish):
                     finishes[index] = last
                 if not asked.stream:
-                    texts[index] += map(str, shown)
+                    choices[index].take(shown)
                     continue
                 body = b"" if begun[index] else events[index].begin()
                 begun[index] = True
@@ -249,7 +250,7 @@ class Application:
         if asked.stream:
             await exchange.end(events[0].close(counts))
         else:
-            pairs = [("".join(texts[index]), finishes[index]) for index in range(count)]
+            pairs = [(choice, finishes[index]) for index, choice in enumerate(choices)]
             await exchange.answer(200, answers.whole_of(asked, created_s, pairs, counts))
         return counts
 

@@ -30,13 +30,17 @@ class RouterBackend:
     def __init__(self, router: Ref[Router]) -> None:
         self._router = router
         self._probe = router.options(deadline_s=PROBE_S)
+        self._waiting = router.options(on_down=OnDown.WAIT, deadline_s=WAIT_S)
         self.moved = 0
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece], None]:
-        """Yield batches of pieces; the last one ends with a `Finish` that counts the whole answer."""
-        router, kept, before, moves = self._router, list[Piece](), 0, 0
+        """Yield batches of pieces; the last one ends with a `Finish` that counts the whole answer.
+
+        Raises what the router raises, and `ActorError` if no other router is there within `WAIT_S`.
+        """
+        kept, before, moves = list[Piece](), 0, 0
         while True:
-            batches = router.stream(Router.generate, request).batches()
+            batches = self._router.stream(Router.generate, request).batches()
             try:
                 async for batch in batches:
                     kept += batch
@@ -46,15 +50,16 @@ class RouterBackend:
                 return
             except (ActorUnavailable, ActorStopped) as error:
                 done = given(kept)
-                if not done or moves >= MOVES or not self._is_router(error):
+                if done is None or not (done or moves) or moves >= MOVES or not self._is_router(error):
                     raise
                 moves += 1
                 self.moved += 1
                 before += len(done)
                 request, kept = resume(request, done), []
-                router = self._router.options(on_down=OnDown.WAIT, deadline_s=WAIT_S)
             finally:
                 await batches.aclose()
+            # Not by a deadline of the stream: that would be one of the rest of the answer.
+            await self._waiting.ask(Router.load)
 
     def _is_router(self, error: ActorError) -> bool:
         """False if it is the router's own news of a worker."""

@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from .http_errors import HttpError
+from .openai_pieces import Choice, chat_logprobs, completion_logprobs, shown_text
 from .openai_requests import Asked
-from .protocol import Finish, ModelInfo, Piece
+from .protocol import Delta, Finish, ModelInfo, Piece, Token
 
 DONE = b"data: [DONE]\n\n"
 OWNER = "callboard"
@@ -33,10 +34,11 @@ class Events:
     b''
     """
 
-    __slots__ = ("_after", "_asked", "_before", "_between", "_created_s", "_index")
+    __slots__ = ("_after", "_asked", "_before", "_between", "_created_s", "_index", "_offset")
 
     def __init__(self, asked: Asked, created_s: int, index: int = 0) -> None:
         self._asked, self._created_s, self._index = asked, created_s, index
+        self._offset = 0
         choice = self._choice({"content": _MARK} if asked.chat else _MARK, None)
         self._before, self._after = self._event([choice]).rsplit(_dumps(_MARK), 1)
         self._between = self._after + self._before
@@ -48,9 +50,25 @@ class Events:
         return self._event([self._choice({"role": "assistant", "content": ""}, None)])
 
     def pieces(self, texts: Sequence[Piece]) -> bytes:
-        """Return one event per text; an empty text has none. No `Finish` may be among them."""
-        shown = [_dumps(text) for text in texts if text]
+        """Return one event per piece; an empty text has none. No `Finish` and no `Routed` may be among them."""
+        try:
+            shown = [_dumps(text) for text in texts if text]
+        except TypeError:  # hardly ever: there is more than text among them
+            return b"".join(map(self._piece, texts))
         return self._before + self._between.join(shown) + self._after if shown else b""
+
+    def _piece(self, piece: Piece) -> bytes:
+        chat = self._asked.chat
+        if isinstance(piece, Delta):
+            delta = {"content": None, **piece.fields} if "tool_calls" in piece.fields else piece.fields
+            return self._event([self._choice(delta, None)]) if chat else b""
+        if not isinstance(piece, Token):
+            return self._before + _dumps(piece) + self._after if piece else b""
+        text = shown_text(piece)
+        choice = self._choice({"content": text} if chat else text, None)
+        choice["logprobs"] = chat_logprobs([piece]) if chat else completion_logprobs([piece], self._offset)
+        self._offset += len(text)
+        return self._event([choice])
 
     def end(self, finish: Finish) -> bytes:
         """Return what comes after the last piece: why it ended, the usage if asked for, and the end mark."""
@@ -81,25 +99,24 @@ def error_event(error: HttpError) -> bytes:
     return b"data: " + error.body() + b"\n\n"
 
 
-def whole(asked: Asked, created_s: int, texts: Iterable[str], finish: Finish) -> bytes:
+def whole(asked: Asked, created_s: int, pieces: Iterable[Piece], finish: Finish) -> bytes:
     """Return an answer in one piece."""
-    return whole_of(asked, created_s, [("".join(texts), finish)], finish)
+    choice = Choice()
+    choice.take(pieces)
+    return whole_of(asked, created_s, [(choice, finish)], finish)
 
 
-def whole_of(asked: Asked, created_s: int, choices: Iterable[tuple[str, Finish]], counts: Finish) -> bytes:
+def whole_of(asked: Asked, created_s: int, choices: Iterable[tuple[Choice, Finish]], counts: Finish) -> bytes:
     """Return the answer with these choices in one piece; ``counts`` are those of all together."""
-    shown = [_whole_choice(asked, index, text, finish) for index, (text, finish) in enumerate(choices)]
+    shown = [_whole_choice(asked, index, choice, finish) for index, (choice, finish) in enumerate(choices)]
     kind = "chat.completion" if asked.chat else "text_completion"
     return _dumps(_head(asked, kind, created_s) | {"choices": shown, "usage": usage(counts)})
 
 
-def _whole_choice(asked: Asked, index: int, text: str, finish: Finish) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": index}
-    if asked.chat:
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-    else:
-        choice["text"] = text
-    return choice | {"logprobs": None, "finish_reason": finish.reason.value}
+def _whole_choice(asked: Asked, index: int, choice: Choice, finish: Finish) -> dict[str, Any]:
+    said: dict[str, Any] = {"message": choice.message()} if asked.chat else {"text": choice.text}
+    logprobs = choice.logprobs(asked.chat)
+    return {"index": index, **said, "logprobs": logprobs, "finish_reason": finish.reason.value}
 
 
 def usage(finish: Finish) -> dict[str, Any]:

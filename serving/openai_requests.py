@@ -21,6 +21,8 @@ from .protocol import GenerateRequest, Message
 ROLES = ("system", "developer", "user", "assistant", "tool")
 CHOICES = 16
 """How many answers one request may ask for."""
+TOP_LOGPROBS = 20
+"""How many of the likeliest tokens may be asked for at each place."""
 STOPS = 16
 """How many stop strings a request may have."""
 COMPLETION_TOKENS = 16
@@ -31,8 +33,6 @@ INT64 = 2**63 - 1
 Neutral = Mapping[str, tuple[Any, ...]]
 
 CHAT_UNSUPPORTED: Neutral = {
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
@@ -53,7 +53,6 @@ CHAT_UNSUPPORTED: Neutral = {
 
 COMPLETION_UNSUPPORTED: Neutral = {
     "best_of": (1,),
-    "logprobs": (),
     "echo": (False,),
     "suffix": ("",),
     "logit_bias": ({},),
@@ -109,6 +108,7 @@ def parse_chat(body: bytes | bytearray, request_id: str) -> Asked:
         chat=True,
         messages=messages,
         max_tokens=limit if newer is None else newer,
+        logprobs=_logprobs(fields),
     )
 
 
@@ -125,6 +125,7 @@ def parse_completion(body: bytes | bytearray, request_id: str) -> Asked:
         prompt=prompt,
         tokens=tokens,
         max_tokens=COMPLETION_TOKENS if limit is None else limit,
+        logprobs=fields.whole("logprobs", 0, TOP_LOGPROBS),
     )
 
 
@@ -273,6 +274,7 @@ def _asked(
     *,
     chat: bool,
     max_tokens: int | None,
+    logprobs: int | None,
     messages: list[Message] | None = None,
     prompt: str = "",
     tokens: bytes = b"",
@@ -303,9 +305,18 @@ def _asked(
         frequency_penalty=frequency_penalty,
         presence_penalty=presence_penalty,
         seed=seed,
+        logprobs=logprobs,
         extra=extra,
     )
     return Asked(request=request, chat=chat, stream=stream, include_usage=include_usage, choices=choices)
+
+
+def _logprobs(fields: Fields) -> int | None:
+    """How many of the likeliest tokens a chat asks for; None: no probabilities."""
+    wanted, top = fields.flag("logprobs"), fields.whole("top_logprobs", 0, TOP_LOGPROBS)
+    if top and not wanted:
+        fields.wrong("top_logprobs", f"is {top}, which needs logprobs: set logprobs to true")
+    return (top or 0) if wanted else None
 
 
 def _stream_options(fields: Fields, stream: bool) -> bool:

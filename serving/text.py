@@ -16,6 +16,7 @@ from .backend import RouterBackend
 from .engines.stopping import StopScanner
 from .errors import ContextTooLong, RequestRefused
 from .http_errors import HttpError
+from .openai_pieces import Shown
 from .protocol import Finish, FinishReason, GenerateRequest, Input, ModelInfo, Piece, Token
 from .tokenizer import Decoder, Tokenizer
 
@@ -101,6 +102,9 @@ class TextBackend:
 
 def _check_extra(request: GenerateRequest, info: ModelInfo) -> None:
     """A field that the engine would ignore is refused. Raises `HttpError`."""
+    if request.logprobs is not None and not info.gives_logprobs:
+        text = f"logprobs: {info.model} has no probabilities (its engine is {info.engine}); leave it out"
+        raise HttpError(400, text, code="unsupported_parameter", param="logprobs")
     if info.takes_extra or not (request.extra or any(message.fields for message in request.messages)):
         return
     names = sorted(request.extra) or sorted({name for m in request.messages for name in m.fields})
@@ -135,9 +139,8 @@ class _Text:
         shown: list[Piece] = []
         for piece in batch:
             if isinstance(piece, Finish):
-                if self._scanner is not None and (rest := self._scanner.flush()):
-                    shown.append(rest)
-                shown.append(piece)
+                shown += self._rest()
+                shown.append(self._end() if self.stopped else piece)
             elif isinstance(piece, int | Token):
                 self._count += 1
                 shown += self._text(piece)
@@ -148,15 +151,26 @@ class _Text:
                 shown.append(piece)
         return shown
 
+    def _rest(self) -> list[Piece]:
+        """What was held back, at the end of the answer."""
+        rest = self._decoder.flush()
+        if self._scanner is not None:
+            rest = self._scanner.feed(rest)
+            self.stopped = self._scanner.stopped
+            rest += "" if self.stopped else self._scanner.flush()
+        return [rest] if rest else []
+
     def _text(self, piece: int | Token) -> list[Piece]:
         token = piece if isinstance(piece, int) else piece.id
         text = self._decoder.step(token)
         if self._scanner is not None:
             text = self._scanner.feed(text)
             self.stopped = self._scanner.stopped
-        if isinstance(piece, Token):
-            return [replace(piece, text=text)]
-        return [text] if text else []
+        if not isinstance(piece, Token):
+            return [text] if text else []
+        name = self._decoder.text_of
+        top = [(token, name(token), logprob) for token, _, logprob in piece.top]
+        return [Shown(piece.id, name(piece.id), piece.logprob, top, text)]
 
     def _end(self) -> Finish:
         return Finish(

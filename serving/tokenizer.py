@@ -21,8 +21,15 @@ from .protocol import Message
 if TYPE_CHECKING:
     from jinja2 import Template
     from tokenizers import Tokenizer as Loaded
+    from tokenizers.decoders import DecodeStream
 
 TEMPLATE_BYTES = 1024 * 1024
+
+HELD_TOKENS = 16
+"""Tokens that may wait for their character to be complete; more are no character, and are shown as what they are.
+
+The library decodes all that waits again at each step, and would keep it for ever.
+"""
 
 
 class Tokenizer:
@@ -123,16 +130,39 @@ class Tokenizer:
 class Decoder:
     """Turns the ids of one answer into text, a piece at a time; a piece may be empty until a character is complete."""
 
-    __slots__ = ("_loaded", "_stream")
+    __slots__ = ("_held", "_loaded", "_stream")
 
     def __init__(self, loaded: Loaded) -> None:
-        from tokenizers.decoders import DecodeStream
-
-        self._loaded, self._stream = loaded, DecodeStream(skip_special_tokens=True)
+        self._loaded, self._stream = loaded, _stream()
+        self._held: list[int] = []
 
     def step(self, token: int) -> str:
         """Return the text that a token completes."""
-        return self._stream.step(self._loaded, token) or ""
+        text = self._stream.step(self._loaded, token)
+        if text:
+            if self._held:
+                self._held = []
+            return text
+        self._held.append(token)
+        if len(self._held) < HELD_TOKENS:
+            return ""
+        self._stream = _stream()
+        return self.flush()
+
+    def flush(self) -> str:
+        """Return the text of what was held back; for the end of the answer."""
+        held, self._held = self._held, []
+        return self._loaded.decode(held, skip_special_tokens=True) if held else ""
+
+    def text_of(self, token: int) -> str:
+        """Return the text of a token by itself."""
+        return self._loaded.decode([token], skip_special_tokens=False)
+
+
+def _stream() -> DecodeStream:
+    from tokenizers.decoders import DecodeStream
+
+    return DecodeStream(skip_special_tokens=True)
 
 
 def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:

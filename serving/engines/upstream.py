@@ -176,6 +176,7 @@ class UpstreamEngine:
             created_s=self._created_s,
             input=Input(settings.input),
             takes_extra=True,
+            gives_logprobs=self.settings.input == "text",
             tokenizer=settings.tokenizer,
             block_size=settings.block_size,
             total_blocks=settings.total_blocks,
@@ -351,21 +352,22 @@ _REASONS = {reason.value: reason for reason in FinishReason}
 
 
 def _tokens(text: str, logprobs: dict[str, Any]) -> list[Piece]:
-    entries = logprobs.get("content")
-    if not isinstance(entries, list) or not entries:
-        return [text]
-    return [
-        Token(
-            -1,
-            str(entry.get("token", "")),
-            float(entry.get("logprob", 0.0)),
-            [
-                (-1, str(top.get("token", "")), float(top.get("logprob", 0.0)))
-                for top in entry.get("top_logprobs") or ()
-            ],
-        )
-        for entry in entries
-    ]
+    """The tokens of a text, from the ``logprobs`` of a chat (``content``) or of a completion (``tokens``)."""
+    tokens: list[Piece] = []
+    if isinstance(logprobs.get("tokens"), list):
+        names, values = logprobs["tokens"], logprobs.get("token_logprobs") or ()
+        tops = logprobs.get("top_logprobs") or [None] * len(names)
+        for name, value, top in zip(names, values, tops, strict=False):
+            likeliest = [(-1, str(key), float(one)) for key, one in (top or {}).items()]
+            tokens.append(Token(-1, str(name), float(value or 0.0), likeliest))
+    for entry in logprobs.get("content") or ():
+        likeliest = [_token(top) for top in entry.get("top_logprobs") or ()]
+        tokens.append(Token(*_token(entry), likeliest))
+    return tokens or [text]
+
+
+def _token(entry: dict[str, Any]) -> tuple[int, str, float]:
+    return -1, str(entry.get("token", "")), float(entry.get("logprob", 0.0))
 
 
 async def _read(response: ClientResponse) -> AsyncIterator[dict[str, Any]]:

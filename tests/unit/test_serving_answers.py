@@ -17,8 +17,9 @@ from callboard.serving.errors import (
 )
 from callboard.serving.http_errors import HttpError, as_http_error
 from callboard.serving.openai_answers import Events, error_event, model, models, whole
+from callboard.serving.openai_pieces import Shown
 from callboard.serving.openai_requests import Asked
-from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, ModelInfo
+from callboard.serving.protocol import Delta, Finish, FinishReason, GenerateRequest, ModelInfo, Token
 from callboard.transports.errors import TooLarge
 
 FINISH = Finish(reason=FinishReason.LENGTH, prompt_tokens=3, completion_tokens=2)
@@ -102,6 +103,91 @@ def test_a_whole_chat_and_a_whole_completion_are_complete():
     answer = orjson.loads(whole(asked(chat=False), 7, TEXTS, FINISH))
     assert answer["object"] == "text_completion"
     assert answer["choices"][0]["text"] == "".join(TEXTS)
+
+
+CALLS = [
+    Delta(
+        {
+            "tool_calls": [
+                {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
+            ]
+        }
+    ),
+    Delta(
+        {
+            "tool_calls": [
+                {"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{"}}
+            ]
+        }
+    ),
+    Delta({"tool_calls": [{"index": 0, "function": {"arguments": '{"x":'}}]}),
+    Delta(
+        {
+            "tool_calls": [
+                {"index": 0, "function": {"arguments": " 1}"}},
+                {"index": 1, "function": {"arguments": "}"}},
+            ]
+        }
+    ),
+]
+
+
+def test_tool_calls_come_as_the_engine_gave_them_and_whole_ones_are_put_together():
+    events = Events(asked(), 7)
+    chunks = read(events.pieces(["so: ", *CALLS]))
+    assert chunks[0]["choices"][0]["delta"] == {"content": "so: "}
+    assert [chunk["choices"][0]["delta"] for chunk in chunks[1:]] == [
+        {"content": None, **call.fields} for call in CALLS
+    ]
+    answer = orjson.loads(whole(asked(), 7, CALLS, FINISH))
+    assert answer["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
+            {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    }
+
+
+def test_other_fields_of_an_engine_are_kept_and_their_texts_joined():
+    thoughts = [Delta({"reasoning_content": "hm"}), Delta({"reasoning_content": "m"}), "yes"]
+    message = orjson.loads(whole(asked(), 7, thoughts, FINISH))["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("hmm", "yes")
+
+
+LIKELY = [Token(1, "é", -0.5, [(1, "é", -0.5), (2, "b", -1.5)]), Shown(3, "c", -2.0, [], "")]
+
+
+def test_probabilities_of_a_chat_are_those_of_its_tokens():
+    def entry(text, logprob):
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    content = [
+        entry("é", -0.5) | {"top_logprobs": [entry("é", -0.5), entry("b", -1.5)]},
+        entry("c", -2.0) | {"top_logprobs": []},
+    ]
+    first, second = (chunk["choices"][0] for chunk in read(Events(asked(), 7).pieces(LIKELY)))
+    assert first["logprobs"] == {"content": content[:1], "refusal": None}
+    assert second["logprobs"] == {"content": content[1:], "refusal": None}
+    assert (first["delta"], second["delta"]) == ({"content": "é"}, {"content": ""})
+    choice = orjson.loads(whole(asked(), 7, LIKELY, FINISH))["choices"][0]
+    assert (choice["logprobs"]["content"], choice["message"]["content"]) == (content, "é")
+
+
+def test_probabilities_of_a_completion_say_where_each_token_begins():
+    tokens = [Token(1, "ab", -0.5, [(1, "ab", -0.5)]), Token(2, "c", -1.0)]
+    wanted = {
+        "tokens": ["ab", "c"],
+        "token_logprobs": [-0.5, -1.0],
+        "top_logprobs": [{"ab": -0.5}, {}],
+        "text_offset": [0, 2],
+    }
+    assert orjson.loads(whole(asked(chat=False), 7, tokens, FINISH))["choices"][0]["logprobs"] == wanted
+    events = Events(asked(chat=False), 7)
+    seen = [event["choices"][0]["logprobs"] for one in tokens for event in read(events.pieces([one]))]
+    assert {key: [value for one in seen for value in one[key]] for key in wanted} == wanted
 
 
 def test_models_are_listed_as_openai_does():

@@ -190,8 +190,6 @@ def test_a_field_that_is_wrong_is_named_with_what_it_may_be(fields, param, text)
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
         ({"functions": [{}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"store": True}, "store"),
@@ -207,7 +205,6 @@ def test_what_a_chat_cannot_do_here_is_refused_and_not_ignored(fields, param):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": 0}, "logprobs"),
         ({"echo": True}, "echo"),
         ({"best_of": 2}, "best_of"),
         ({"suffix": "x"}, "suffix"),
@@ -306,3 +303,14 @@ def test_every_mistake_is_named_in_one_answer():
 
 def test_long_values_are_shortened_in_messages():
     assert len(refused(chat, temperature="x" * 10_000).message) < 200
+
+
+def test_probabilities_are_asked_for_as_each_interface_has_it():
+    assert chat(logprobs=True).request.logprobs == 0
+    assert chat(logprobs=True, top_logprobs=5).request.logprobs == 5
+    assert chat(logprobs=False, top_logprobs=0).request.logprobs is None
+    assert completion(logprobs=0).request.logprobs == 0
+    assert completion().request.logprobs is None
+    assert "set logprobs to true" in refused(chat, top_logprobs=5).message
+    assert refused(chat, logprobs=True, top_logprobs=21).param == "top_logprobs"
+    assert refused(completion, logprobs=True).param == "logprobs"

@@ -10,9 +10,10 @@ import pytest
 
 from callboard.serving.errors import BadTokenizer, RequestRefused
 from callboard.serving.kv.hashing import unpack
+from callboard.serving.openai_pieces import Shown
 from callboard.serving.protocol import Finish, FinishReason, Message, Token
 from callboard.serving.text import _Text
-from callboard.serving.tokenizer import Tokenizer
+from callboard.serving.tokenizer import HELD_TOKENS, Tokenizer
 from callboard.testing.tiny_model import make_tiny_tokenizer
 
 TEXT = "größer than life: こんにちは 🎭 and so on"
@@ -33,6 +34,25 @@ def test_text_comes_back_whatever_the_tokens_cut(directory: Path) -> None:
     assert "".join(pieces) == TEXT
     assert "" in pieces  # a character of several tokens comes when it is complete
     assert "\ufffd" not in "".join(pieces)
+
+
+def test_bytes_that_never_become_a_character_are_shown_and_do_not_pile_up(directory: Path) -> None:
+    tokenizer = Tokenizer(str(directory))
+    half = unpack(tokenizer.encode("ă"))[-1]
+    decoder = tokenizer.decoder()
+    text = "".join(decoder.step(half) for _ in range(10 * HELD_TOKENS)) + decoder.flush()
+    assert text == "\ufffd" * 10 * HELD_TOKENS
+    after = "".join(decoder.step(token) for token in unpack(tokenizer.encode(TEXT)))
+    assert after == TEXT
+
+
+def test_an_answer_that_ends_within_a_character_shows_what_there_is(directory: Path) -> None:
+    tokenizer = Tokenizer(str(directory))
+    ids = unpack(tokenizer.encode("so 🎭"))[:-1]
+    text = _Text(tokenizer.decoder(), ["never"], 5)
+    *pieces, last = text.take([*ids, FINISH])
+    assert "".join(map(str, pieces)).startswith("so \ufffd")
+    assert last is FINISH
 
 
 def test_a_chat_is_rendered_by_the_models_template(directory: Path) -> None:
@@ -109,7 +129,11 @@ def test_what_was_held_back_comes_before_the_end(directory: Path) -> None:
 
 def test_probabilities_keep_their_tokens_and_get_text(directory: Path) -> None:
     tokenizer = Tokenizer(str(directory))
-    text = _Text(tokenizer.decoder(), [], 5)
+    text = _Text(tokenizer.decoder(), ["e!"], 5)
     ids = unpack(tokenizer.encode("three"))
-    shown = text.take([Token(token, "", -0.5) for token in ids])
-    assert "".join(piece.text for piece in shown if isinstance(piece, Token)) == "three"
+    shown = text.take([*(Token(token, "", -0.5, [(token, "", -0.5)]) for token in ids), FINISH])
+    tokens = [piece for piece in shown if isinstance(piece, Shown)]
+    assert "".join(piece.text for piece in tokens) == "three"
+    assert "".join(piece.shown for piece in tokens) == "thre"  # the last letter may become a stop string
+    assert shown[-2:] == ["e", FINISH]
+    assert [piece.top for piece in tokens] == [[(piece.id, piece.text, -0.5)] for piece in tokens]
