@@ -20,7 +20,7 @@ from .base import EventPlane, PlaneSubscriber, Source
 from .errors import BadFrame
 from .frames import decode
 from .inflow import Events, Inflow, Missing, State, Step
-from .outflow import NOTHING
+from .outflow import KEPT_EVENTS, NOTHING
 
 QUEUED_EVENTS = 65_536
 """Events that wait for the reader, of all sources together; besides, at most one snapshot waits per source."""
@@ -53,11 +53,14 @@ class _Followed:
 
 
 class EventSubscription:
-    """Use `sources_changed` to say who publishes, and `take` to get what came."""
+    """Use `add` and `remove` to say who publishes, and `take` to get what came.
+
+    ``queued_events`` is at least `KEPT_EVENTS`, so that what a source answers from what it keeps has room.
+    """
 
     def __init__(self, topic: str, *, queued_events: int = QUEUED_EVENTS) -> None:
         self.topic = topic
-        self._limit = queued_events
+        self._limit = max(queued_events, KEPT_EVENTS)
         self._plane: PlaneSubscriber | None = None
         self._followed: dict[int, _Followed] = {}
         self._queue: deque[tuple[Source, Step | Gone]] = deque()
