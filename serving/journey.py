@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from dataclasses import dataclass, field
 
@@ -22,17 +21,21 @@ class Journey:
     request: GenerateRequest
     """What is left to do."""
     arrived_s: float
-    deadline_s: float | None = None
-    """When its caller gives up, as `time.monotonic`; None: never."""
     number: int = 0
     """Of this router's journeys: request ids are the callers', and may come twice."""
     attempt: int = 0
     moves: int = 0
     """How often it went on elsewhere after a part of the answer was there."""
+    losses: int = 0
+    """Workers in a row that failed while they had it, before they gave a piece."""
+    waited_s: float = 0.0
+    """How long it has waited for a worker since it came, or since it last moved."""
     before: int = 0
     """Tokens of the answer that workers other than the last have made."""
     excluded: set[tuple[int, int]] = field(default_factory=set)
-    """Incarnations that have failed it: number of the instance, and incarnation."""
+    """Incarnations that have failed or declined it: number of the instance, and incarnation."""
+    lost: set[tuple[int, int]] = field(default_factory=set)
+    """Those of them that failed."""
     busy: set[tuple[int, int]] = field(default_factory=set)
     """Those of them that are well and had no room."""
     failure: str = ""
@@ -52,10 +55,8 @@ class Journey:
         return bool(self.excluded or request.worker is not None or request.session)
 
     def patience_s(self, wait_s: float) -> float:
-        """Return how long it may wait for a worker."""
-        if self.deadline_s is None:
-            return wait_s
-        return max(0.0, min(wait_s, self.deadline_s - time.monotonic()))
+        """Return how long it may still wait for a worker, of ``wait_s`` in all."""
+        return max(0.0, wait_s - self.waited_s)
 
     def hash(self, info: ModelInfo) -> None:
         """Compute the hashes of its blocks, once for each state of the request."""
@@ -91,5 +92,6 @@ class Journey:
             priority=request.priority,
             arrived_s=self.arrived_s,
             session=request.session,
+            is_computed=request.handover is not None,
             pinned=pinned,
         )

@@ -58,6 +58,7 @@ class Pool:
         self._asking: asyncio.Task[None] | None = None
         self._again_timer: asyncio.TimerHandle | None = None
         self._dirty = True
+        self._news = asyncio.Event()
         self._unfollow: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
@@ -99,6 +100,20 @@ class Pool:
     def is_settled(self) -> bool:
         """True if every member has said what it serves."""
         return all(member.info is not None for member in self.look().values())
+
+    async def grown(self, count: int) -> None:
+        """Return when so many members have said what they serve, and have one of the roles."""
+        while self._ready < count:
+            self._log.info(
+                "%d of %d workers of %s serve (min_initial_workers)", self._ready, count, self.name
+            )
+            self._news.clear()
+            await self._news.wait()
+
+    @property
+    def _ready(self) -> int:
+        infos = [member.info for member in self.look().values()]
+        return sum(info is not None and info.role in self._roles for info in infos)
 
     def doubt(self, member: Member) -> None:
         """What is known of a member turned out to be wrong: ask it again."""
@@ -160,6 +175,7 @@ class Pool:
                 member.ranks = tuple(Rank(member.index, number) for number in range(answer.dp_ranks))
                 self.known_models.add(answer.model)
                 self.joined(member)
+        self._news.set()
         self.changed()
 
 

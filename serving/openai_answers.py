@@ -63,7 +63,7 @@ class Events:
         key = "delta" if self._asked.chat else "text"
         return {"index": 0, key: content, "logprobs": None, "finish_reason": reason}
 
-    def _event(self, choices: list[Any], usage: dict[str, int] | None = None) -> bytes:
+    def _event(self, choices: list[Any], usage: dict[str, Any] | None = None) -> bytes:
         kind = "chat.completion.chunk" if self._asked.chat else "text_completion"
         event = _head(self._asked, kind, self._created_s) | {"choices": choices}
         if self._asked.include_usage:
@@ -90,13 +90,16 @@ def whole(asked: Asked, created_s: int, texts: Iterable[str], finish: Finish) ->
     return _dumps(_head(asked, kind, created_s) | {"choices": [choice], "usage": usage(finish)})
 
 
-def usage(finish: Finish) -> dict[str, int]:
-    """Return the token counts of an answer."""
-    return {
+def usage(finish: Finish) -> dict[str, Any]:
+    """Return the token counts of an answer; what was cached only if anything was."""
+    counts: dict[str, Any] = {
         "prompt_tokens": finish.prompt_tokens,
         "completion_tokens": finish.completion_tokens,
         "total_tokens": finish.prompt_tokens + finish.completion_tokens,
     }
+    if finish.cached_tokens:
+        counts["prompt_tokens_details"] = {"cached_tokens": finish.cached_tokens}
+    return counts
 
 
 def model(info: ModelInfo) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import orjson
 from callboard.transports.errors import did_you_mean
 
 from .http_errors import HttpError
+from .kv.hashing import pack
 from .protocol import GenerateRequest, Message
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 STOPS = 16
 """How many stop strings a request may have."""
 COMPLETION_TOKENS = 16
@@ -58,6 +59,8 @@ COMPLETION_UNSUPPORTED: Neutral = {
     "logit_bias": ({},),
 }
 
+MESSAGE_PASSED = ("tool_calls", "tool_call_id", "name")
+
 MESSAGE_UNSUPPORTED: Neutral = {
     "name": (),
     "refusal": (),
@@ -67,6 +70,14 @@ MESSAGE_UNSUPPORTED: Neutral = {
     "tool_call_id": (),
     "function_call": (),
 }
+
+PASSED = (
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "logit_bias", "reasoning_effort", "top_k",
+    "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos", "stop_token_ids",
+    "skip_special_tokens", "spaces_between_special_tokens", "chat_template_kwargs", "guided_json", "guided_regex",
+    "guided_choice", "guided_grammar", "structured_outputs", "bad_words", "include_stop_str_in_output",
+)  # fmt: skip
+"""Fields that are the engine's affair: they are passed on, if its kind takes any (``ModelInfo.takes_extra``)."""
 
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Fields that say who asks, and change no answer."""
@@ -103,7 +114,7 @@ def parse_chat(body: bytes | bytearray, request_id: str) -> Asked:
 def parse_completion(body: bytes | bytearray, request_id: str) -> Asked:
     """Read the body of ``/v1/completions``. Raises `HttpError` (400) with every mistake."""
     fields = Fields(_object(body))
-    prompt = _prompt(fields)
+    prompt, tokens = _prompt(fields)
     limit = fields.whole("max_tokens", 1, INT32)
     return _asked(
         fields,
@@ -111,6 +122,7 @@ def parse_completion(body: bytes | bytearray, request_id: str) -> Asked:
         COMPLETION_UNSUPPORTED,
         chat=False,
         prompt=prompt,
+        tokens=tokens,
         max_tokens=COMPLETION_TOKENS if limit is None else limit,
     )
 
@@ -212,6 +224,16 @@ class Fields:
             return None
         return value
 
+    def passed(self, names: tuple[str, ...], neutral: Neutral) -> dict[str, Any]:
+        """Return the members of these names that ask for something."""
+        found = {}
+        for name in names:
+            value = self.members.get(name)
+            if value is not None and not any(_same(value, one) for one in neutral.get(name, ())):
+                found[name] = value
+                self._taken.add(name)
+        return found
+
     def finish(self, unsupported: Neutral, labels: tuple[str, ...] = ()) -> None:
         """Look at what nobody took: it must ask for nothing."""
         for name, value in self.members.items():
@@ -219,7 +241,7 @@ class Fields:
                 continue
             neutral = unsupported.get(name)
             if neutral is None:
-                known = sorted({*self._taken, *unsupported, *labels})
+                known = sorted({*self._taken, *unsupported, *labels, *PASSED})
                 self.wrong(
                     name,
                     f"is not a field that this server knows{did_you_mean(name, known)}",
@@ -252,6 +274,7 @@ def _asked(
     max_tokens: int | None,
     messages: list[Message] | None = None,
     prompt: str = "",
+    tokens: bytes = b"",
 ) -> Asked:
     model = fields.text("model", required=True)
     stream = fields.flag("stream")
@@ -262,12 +285,14 @@ def _asked(
     frequency_penalty = fields.number("frequency_penalty", -2, 2, 0.0)
     presence_penalty = fields.number("presence_penalty", -2, 2, 0.0)
     seed = fields.whole("seed", -INT64 - 1, INT64)
+    extra = fields.passed(PASSED, unsupported)
     fields.finish(unsupported, LABELS)
     fields.check()
     request = GenerateRequest(
         request_id=request_id,
         model=model,
         prompt=prompt,
+        tokens=tokens,
         messages=messages or [],
         max_tokens=max_tokens,
         stop=stop,
@@ -276,6 +301,7 @@ def _asked(
         frequency_penalty=frequency_penalty,
         presence_penalty=presence_penalty,
         seed=seed,
+        extra=extra,
     )
     return Asked(request=request, chat=chat, stream=stream, include_usage=include_usage)
 
@@ -311,21 +337,27 @@ def _stop(fields: Fields) -> list[str]:
     return []
 
 
-def _prompt(fields: Fields) -> str:
+def _prompt(fields: Fields) -> tuple[str, bytes]:
+    """A text, or token ids (packed) for models that take them."""
     value = fields.take("prompt")
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        (value,) = value
     if value is None:
         fields.wrong("prompt", "is missing", "missing_required_parameter")
     elif isinstance(value, str):
-        return value
+        return value, b""
     elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return value[0]
-    elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        fields.wrong("prompt", f"holds {len(value)} texts; send one request for each", "unsupported_value")
+        return value[0], b""
+    elif isinstance(value, list) and value and all(type(item) is int for item in value):
+        try:
+            return "", pack(value)
+        except OverflowError:
+            fields.wrong("prompt", f"holds token ids beyond 0 to {2**32 - 1}")
+    elif isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
+        fields.wrong("prompt", f"holds {len(value)} prompts; send one request for each", "unsupported_value")
     else:
-        fields.wrong(
-            "prompt", f"is {show(value)}; it must be a text (token ids are not supported)", "invalid_type"
-        )
-    return ""
+        fields.wrong("prompt", f"is {show(value)}; it must be a text or a list of token ids", "invalid_type")
+    return "", b""
 
 
 def _messages(fields: Fields) -> list[Message]:
@@ -347,13 +379,12 @@ def _message(fields: Fields, place: str, value: Any) -> Message:
         return Message("", "")
     message = fields.inside(place, value)
     role = message.text("role", required=True)
-    if role in ("tool", "function"):
-        message.wrong("role", f"is {show(role)}; tools are not supported", "unsupported_value")
-    elif role and role not in ROLES:
+    if role and role not in ROLES:
         message.wrong("role", f"is {show(role)}; roles are: {', '.join(ROLES)}{did_you_mean(role, ROLES)}")
-    content = _content(message)
-    message.finish(MESSAGE_UNSUPPORTED)
-    return Message(role, content)
+    kept = message.passed(MESSAGE_PASSED, MESSAGE_UNSUPPORTED)
+    content = "" if "tool_calls" in kept and value.get("content") is None else _content(message)
+    message.finish(MESSAGE_UNSUPPORTED, ("content",))
+    return Message(role, content, kept) if kept else Message(role, content)
 
 
 def _content(message: Fields) -> str:

@@ -14,6 +14,7 @@ from .errors import NoWorkers, RequestRefused, UnknownModel
 from .journey import Journey
 from .kv.view import CacheView
 from .membership import Member, Pool
+from .prompts import prompt_text
 from .protocol import RankLoad
 from .scheduling.breaker import Breaker
 from .scheduling.demand import Choice, Demand, Rank, RankFacts, Refusal
@@ -33,6 +34,8 @@ class Placed:
     choice: Choice
     demand: Demand
     queued_s: float = 0.0
+    is_probe: bool = False
+    """It shows whether a worker that failed is well again."""
 
     @property
     def worker(self) -> int:
@@ -68,6 +71,9 @@ class Placer:
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
         self.queued = self.refused = 0
+        self.placed: dict[int, int] = {}
+        """Requests by the number of their worker; of those that are up."""
+        self.failures: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"<Placer {self.pool.name}, {self.scheduler}, {len(self._queue)} wait>"
@@ -92,7 +98,9 @@ class Placer:
             self.scheduler.set_rank(rank, facts)
 
     def left(self, member: Member) -> None:
-        """A member is gone, or is another incarnation now."""
+        """A member is gone, or is another incarnation now: its counters begin again."""
+        self.placed.pop(member.index, None)
+        self.failures.pop(member.index, None)
         self.scheduler.remove_worker(member.index)
         self.breaker.forget(member.index)
         self.caches.left(member.ranks)
@@ -105,7 +113,7 @@ class Placer:
     # -- placing
 
     async def place(self, journey: Journey) -> Placed:
-        """Return the place of a request, waiting for it up to ``wait_s``.
+        """Return the place of a request, which waits for places up to ``wait_s`` in all, until it moves.
 
         Raises `UnknownModel`, `RequestRefused`, `NoWorkers` when the time is over, and `Overloaded` if nobody takes
         it or too many wait already.
@@ -141,10 +149,11 @@ class Placer:
             waiter,
             arrived_s=journey.arrived_s,
             priority=journey.request.priority,
-            uncached_tokens=journey.prompt_tokens,
+            uncached_tokens=self._uncached(journey),
         )
         self.queued += 1
         loop.call_soon(self.pump)  # something may have changed since it was tried
+        began_s = time.monotonic()
         try:
             async with asyncio.timeout(journey.patience_s(self.settings.wait_s)):
                 return await waiter.future
@@ -156,8 +165,22 @@ class Placer:
             self._give_back(waiter)
             raise
         finally:
+            journey.waited_s += time.monotonic() - began_s
             if waiter.ticket:
                 self._queue.leave(waiter.ticket)
+
+    def _uncached(self, journey: Journey) -> int:
+        """Tokens of a prompt that are in no cache; matters to ``wspt`` only."""
+        if self.settings.queue_policy != "wspt":
+            return 0
+        if self.settings.mode == "kv" and (serving := self.pool.serving(journey.request.model)):
+            assert serving[0].info is not None
+            journey.hash(serving[0].info)
+        tokens = journey.demand().prompt_tokens or len(prompt_text(journey.request).split())
+        if not journey.local:
+            return tokens
+        overlaps = self.caches.overlaps(journey.local, time.monotonic())
+        return max(0, tokens - max(overlaps.values(), default=0) * journey.block_size)
 
     def _give_back(self, waiter: _Waiter) -> None:
         """A place may have come in the moment in which its request left."""
@@ -182,11 +205,15 @@ class Placer:
             if all((m.index, m.incarnation) in journey.busy for m in serving):
                 self.refused += 1
                 raise Overloaded(f"each of {len(serving)} workers is full", actor=self._actor)
-            names = ", ".join(member.ref.name for member in serving)
-            return f"{names} failed this request: {journey.failure}"
+            # Nobody else is left: those that failed may have it again, paced by their inhibition.
+            fresh = [m for m in serving if (m.index, m.incarnation) in journey.lost]
+            if not fresh or not self.settings.inhibit_s:
+                names = ", ".join(member.ref.name for member in serving)
+                return f"{names} failed this request: {journey.failure}"
         allowed = set(self.breaker.allowed([member.index for member in fresh], now_s))
         if not allowed:
-            return f"{', '.join(m.ref.name for m in fresh)} failed lately (inhibit_s)"
+            names = ", ".join(member.ref.name for member in fresh)
+            return f"{names} failed lately (inhibit_s){f': {journey.failure}' if journey.failure else ''}"
         ranks = [rank for member in fresh if member.index in allowed for rank in member.ranks]
         return self._place_on(journey, ranks, now_s)
 
@@ -201,11 +228,12 @@ class Placer:
         placement = self.scheduler.place(demand, ranks, overlaps, now_s)
         if isinstance(placement, Choice):
             rank = placement.rank
-            self.breaker.chosen(rank.worker)
+            is_probe = self.breaker.chosen(rank.worker)
+            self.placed[rank.worker] = self.placed.get(rank.worker, 0) + 1
             if self.settings.mode == "kv":
                 self.caches.routed(rank, journey.local, journey.sequence, now_s)
             queued_s = now_s - journey.arrived_s
-            return Placed(demand.id, self.pool.members[rank.worker], placement, demand, queued_s)
+            return Placed(demand.id, self.pool.members[rank.worker], placement, demand, queued_s, is_probe)
         if isinstance(placement, Refusal):
             self.refused += 1
             if journey.request.worker is not None:
@@ -226,13 +254,16 @@ class Placer:
 
     def failed(self, placed: Placed, *, inhibit: bool) -> None:
         """Its worker failed."""
+        if placed.worker in self.pool.members:
+            self.failures[placed.worker] = self.failures.get(placed.worker, 0) + 1
         if inhibit:
             self.breaker.failed(placed.worker, time.monotonic())
 
     def finish(self, placed: Placed) -> None:
         """It is over, however it went."""
         self.scheduler.finish(placed.id)
-        self.breaker.abandoned(placed.worker)
+        if placed.is_probe:
+            self.breaker.abandoned(placed.worker)
         if self._queue:
             self.pump()
 
@@ -243,6 +274,7 @@ class Placer:
         if not self._queue or self._pumping:
             return
         self._pumping = True
+        tried_s = time.monotonic()
         try:
             blocked: set[str] = set()
             for waiter in self._queue.in_order():
@@ -262,7 +294,7 @@ class Placer:
                         blocked.add(model)
         finally:
             self._pumping = False
-        self._arm()
+        self._arm(tried_s)
 
     def _settle(self, waiter: _Waiter, outcome: Placed | Exception) -> None:
         self._queue.leave(waiter.ticket)
@@ -272,14 +304,14 @@ class Placer:
         else:
             waiter.future.set_exception(outcome)
 
-    def _arm(self) -> None:
-        """Look again when an inhibited worker may be probed."""
+    def _arm(self, tried_s: float) -> None:
+        """Look again when an inhibited worker may be probed that could not be at ``tried_s``."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if not self._queue:
             return
-        at_s = self.breaker.next_change_s(self.pool.members)
+        at_s = self.breaker.next_change_s(self.pool.members, tried_s)
         if at_s is not None:
             delay_s = max(0.001, at_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
@@ -295,6 +327,8 @@ class Placer:
     def statistics(self) -> dict[str, object]:
         """Return counters and books as plain data."""
         return {
+            "placed": dict(self.placed),
+            "failures": dict(self.failures),
             "waiting": self.waiting,
             "queued": self.queued,
             "refused": self.refused,

@@ -170,6 +170,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     max_running: int = 0
     """Requests per data-parallel rank that run at once (``max_num_seqs``); 0 if unknown."""
     dp_ranks: int = 1
+    takes_extra: bool = False
+    """True if it takes what callboard only passes on (``GenerateRequest.extra``, ``Message.fields``)."""
     kv_events: bool = False
     """True if it says on the event plane what is in its cache."""
 

@@ -22,10 +22,10 @@ from callboard.actors.errors import (
     MailboxFull,
     Overloaded,
 )
-from callboard.actors.policy import StopReason
+from callboard.actors.policy import Executed, StopReason
 from callboard.actors.ref import Ref
 
-from .errors import EngineBusy, EngineFailed, UnknownModel
+from .errors import EngineBusy, EngineFailed, ServingError, UnknownModel, WorkersLost
 from .feeds import Feeds
 from .journey import Journey
 from .kv.view import CacheView
@@ -82,10 +82,12 @@ class Router(Actor):
         self._decode = self._placer(self._workers, (Role.BOTH, Role.DECODE), self._caches)
         self._prefill: Placer | None = None
         if self._prefill_workers is not None:
-            caches = CacheView(self.settings)
-            self._prefill = self._placer(self._prefill_workers, (Role.BOTH, Role.PREFILL), caches)
+            self._prefill = self._placer(
+                self._prefill_workers, (Role.BOTH, Role.PREFILL), CacheView(self.settings)
+            )
         for placer in self._placers:
             await placer.pool.start()
+        await self._decode.pool.grown(self.settings.min_initial_workers)
         await self._listen()
 
     async def _listen(self) -> None:
@@ -93,9 +95,10 @@ class Router(Actor):
         settings, feeds = self.settings, self._feeds
         if self.context.events.plane == "none":
             return
-        if settings.mode == "kv" and settings.use_kv_events:
-            await feeds.follow_caches(self._workers.name, self._caches)
-        await feeds.follow_loads(self._workers.name, self._decode)
+        for placer in self._placers:
+            if settings.mode == "kv" and settings.use_kv_events:
+                await feeds.follow_caches(placer.pool.name, placer.caches)
+            await feeds.follow_loads(placer.pool.name, placer)
         if settings.replica_sync is True or (settings.replica_sync is None and settings.mode == "kv"):
             self._decode.scheduler.tell = await feeds.share_books(self._decode)
 
@@ -124,7 +127,8 @@ class Router(Actor):
 
         A worker that fails is replaced by another one, which continues after the last piece. If none is up, the request
         waits up to ``wait_s`` for one. Raises `UnknownModel`, `RequestRefused`, `NoWorkers`, `Overloaded`, the last
-        failure when ``migration_limit`` is reached, and what the engine raises about the request.
+        failure when ``migration_limit`` is reached (`WorkersLost` if there was no piece), and what the engine raises
+        about the request.
         """
         journey = Journey(request, time.monotonic())
         self._numbers += 1
@@ -145,7 +149,7 @@ class Router(Actor):
                     yield routed
             # Only pieces that another worker could continue after are kept.
             kept: list[Piece] | None = [] if self.settings.migration_limit else None
-            begun = False
+            begun = ended = False
             batches = placed.member.ref.stream(Worker.generate, self._addressed(journey, placed)).batches()
             try:
                 async for batch in batches:
@@ -154,14 +158,19 @@ class Router(Actor):
                         self._decode.first_piece(placed)
                     if kept is not None:
                         kept += batch
-                    if journey.before and type(batch[-1]) is Finish:
-                        batch[-1] = whole(batch[-1], journey.before)
+                    if type(batch[-1]) is Finish:
+                        ended = True
+                        if journey.before:
+                            batch[-1] = whole(batch[-1], journey.before)
                     for piece in batch:
                         yield piece
                 self.finished += 1
                 return
             except (*LOST, *DECLINED) as error:
                 self._decode.failed(placed, inhibit=isinstance(error, LOST))
+                if ended:  # it died between its last piece and the end of the stream
+                    self.finished += 1
+                    return
                 self._move(journey, placed, error, kept if begun else [])
             finally:
                 self._decode.finish(placed)
@@ -173,17 +182,27 @@ class Router(Actor):
         journey.excluded.add((member.index, member.incarnation))
         if isinstance(error, FULL):
             journey.busy.add((member.index, member.incarnation))
-        journey.failure = str(error)
+        if isinstance(error, LOST):
+            journey.lost.add((member.index, member.incarnation))
+        # Callers may be told of it, and texts of the runtime may hold addresses.
+        journey.failure = str(error) if isinstance(error, ServingError) else type(error).__name__
         journey.attempt += 1
         if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
             self._decode.pool.doubt(member)
         if pieces == []:
+            # A request that kills workers must not get all of them.
+            if isinstance(error, LOST) and getattr(error, "executed", None) is not Executed.NEVER:
+                journey.losses += 1
+                if journey.losses > max(1, self.settings.migration_limit):
+                    self.failed += 1
+                    raise WorkersLost(journey.losses, str(error)) from error
             return
         done = None if pieces is None else given(pieces)
         if done is None or journey.moves >= self.settings.migration_limit:
             self.failed += 1
             raise error
         journey.moves += 1
+        journey.losses, journey.waited_s = 0, 0.0
         journey.before += len(done)
         journey.arrived_s = time.monotonic()
         journey.request = resume(journey.request, done)

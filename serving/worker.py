@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
+
+from msgspec.structs import replace
 
 from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.policy import StopReason
@@ -13,7 +16,8 @@ from .engines import make_engine
 from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
-from .protocol import GenerateRequest, Load, ModelInfo, Piece
+from .kv.sources import make_source
+from .protocol import Finish, GenerateRequest, Load, ModelInfo, Piece, Role
 
 
 class Worker(Actor):
@@ -21,14 +25,21 @@ class Worker(Actor):
 
     How many requests run at once is the engine's affair; the actor takes up to ``concurrency`` of them.
     ``canary`` says how the engine's health is judged, see `CanarySettings`; an empty one looks at what runs only.
+    ``kv_events`` says where the engine tells what is in its cache, if not to its adapter: see `make_source`.
     """
 
     concurrency = 1024
 
-    def __init__(self, engine: Mapping[str, Any], canary: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Mapping[str, Any],
+        canary: Mapping[str, Any] | None = None,
+        kv_events: Mapping[str, Any] | None = None,
+    ) -> None:
         self.engine = make_engine(engine)
         self._canary = Canary(CanarySettings.of(canary or {}), self._try_engine, self._sick)
         self._kv = KvPublisher(self.context.events)
+        self._source = make_source(kv_events, self._kv.changed) if kv_events else None
         self._loads = LoadPublisher(self.context.events, lambda: self.engine.load().ranks)
         self._model = ""
 
@@ -39,10 +50,12 @@ class Worker(Actor):
         await self.engine.start()
         info = self.engine.describe()
         self._model = info.model
-        if info.kv_events and self.context.events.plane != "none":
+        if (info.kv_events or self._source is not None) and self.context.events.plane != "none":
             await self._kv.start()
         else:
             self._kv.ignore()
+        if self._source is not None:
+            await self._source.start()
         if info.block_size:
             await self._loads.start()
         self._canary.start()
@@ -51,6 +64,8 @@ class Worker(Actor):
         """Give the engine's resources back."""
         await self._canary.close()
         await self._loads.close()
+        if self._source is not None:
+            await self._source.close()
         await self.engine.close()
 
     @idempotent  # a generation changes nothing but the engine's caches: one that gave no token may run again
@@ -79,12 +94,17 @@ class Worker(Actor):
             raise UnknownModel(request.model, [self._model])
         if not isinstance(self.engine, HandoverEngine):
             raise WrongRole("both, without handover", "prefill")
-        return await self.engine.prefill(request)
+        self._canary.begin()
+        try:
+            return await self.engine.prefill(request)
+        finally:
+            self._canary.end()
 
     @interleave  # also while `concurrency` generations run
     def describe(self) -> ModelInfo:
         """Return what is served."""
-        return self.engine.describe()
+        info = self.engine.describe()
+        return info if self._source is None else replace(info, kv_events=True)
 
     @interleave
     def load(self) -> Load:
@@ -113,8 +133,14 @@ class Worker(Actor):
             max_tokens=tokens,
             temperature=0.0,
         )
-        async for _ in self.engine.generate(request):
-            pass
+        engine = self.engine
+        if isinstance(engine, HandoverEngine) and engine.describe().role is Role.PREFILL:
+            await engine.prefill(request)
+            return
+        async with aclosing(engine.generate(request)) as pieces:
+            made = [piece async for piece in pieces]
+        if not made or not isinstance(made[-1], Finish):
+            raise EngineFailed(f"the health check ended with {made[-1:]} instead of a Finish")
 
     def _sick(self, why: str) -> None:
         """Fail, so that the supervisor starts another one and routers go elsewhere."""

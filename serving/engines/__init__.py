@@ -11,7 +11,10 @@ from callboard.transports.errors import ConfigError, did_you_mean
 
 from .base import Engine
 
-KINDS = {"simulated": "callboard.serving.engines.simulated:SimulatedEngine"}
+KINDS = {
+    "simulated": "callboard.serving.engines.simulated:SimulatedEngine",
+    "openai": "callboard.serving.engines.upstream:UpstreamEngine",
+}
 """Names of the engines that come with callboard; any other is named by its class path, ``module:Class``."""
 
 

@@ -26,7 +26,6 @@ class CacheView:
             self._predicted = ApproximateIndex(predicted, settings.max_index_blocks)
         self.telling: set[Rank] = set()
         """Ranks whose events are followed."""
-        self.matched_blocks = self.asked_blocks = 0
 
     def __repr__(self) -> str:
         return f"<CacheView {self.index}, {len(self.telling)} ranks tell>"

@@ -52,17 +52,20 @@ class Breaker:
         found = [worker for worker in candidates if self._may(worker, now_s)]
         return found or [worker for worker in candidates if self._may_eagerly(worker, now_s)]
 
-    def next_change_s(self, workers: Iterable[int]) -> float | None:
-        """When one of these may be probed that may not be now; None if only the end of a probe can change that."""
+    def next_change_s(self, workers: Iterable[int], now_s: float) -> float | None:
+        """When one of these may be probed that may not be now; None if time alone changes nothing."""
         waits = [self._workers[worker] for worker in workers if worker in self._workers]
-        return min((entry.eager_s for entry in waits if not entry.probing), default=None)
+        times = (at_s for entry in waits if not entry.probing for at_s in (entry.eager_s, entry.until_s))
+        return min((at_s for at_s in times if at_s > now_s), default=None)
 
-    def chosen(self, worker: int) -> None:
-        """A request goes there; if the worker was inhibited, it is the probe."""
+    def chosen(self, worker: int) -> bool:
+        """A request goes there; True if the worker was inhibited, which makes the request its probe."""
         entry = self._workers.get(worker)
-        if entry is not None:
-            entry.probing = True
-            self.probes += 1
+        if entry is None:
+            return False
+        entry.probing = True
+        self.probes += 1
+        return True
 
     def failed(self, worker: int, now_s: float) -> None:
         """A request failed there."""
@@ -78,7 +81,7 @@ class Breaker:
         self.inhibitions += 1
 
     def abandoned(self, worker: int) -> None:
-        """A request there ended without showing anything (its caller left): another one may be the probe."""
+        """The probe ended without showing anything (its caller left): another request may be it."""
         entry = self._workers.get(worker)
         if entry is not None:
             entry.probing = False

@@ -38,6 +38,8 @@ class Demand:
     priority: int = 0
     arrived_s: float = 0.0
     session: str = ""
+    is_computed: bool = False
+    """A prefill worker has computed the prompt: whoever takes it only decodes."""
     pinned: Rank | None = None
     """Takes it whatever the cost; load is booked all the same."""
 

@@ -189,10 +189,10 @@ class Scheduler:
         return {
             rank: cost(
                 self._weights,
-                request_blocks=demand.prompt_tokens / size,
+                request_blocks=0.0 if demand.is_computed else demand.prompt_tokens / size,
                 waiting_blocks=waiting[rank],
                 least_waiting_blocks=least,
-                overlap_blocks=overlaps.get(rank, 0),
+                overlap_blocks=0 if demand.is_computed else overlaps.get(rank, 0),
                 decode_blocks=active.would_hold(rank, sequence, blocks)
                 if settings.track_active_blocks
                 else 0,
@@ -208,11 +208,12 @@ class Scheduler:
         tracks = settings.track_active_blocks
         sequence = demand.sequence if tracks and settings.assume_kv_reuse else EMPTY
         uncached = demand.prompt_tokens - choice.overlap_blocks * demand.block_size
+        computes = settings.track_prefill_tokens and demand.prompt_tokens and not demand.is_computed
         placed = Placed(
             rank,
             sequence,
             demand.prompt_blocks if tracks else 0,
-            max(1, uncached) if settings.track_prefill_tokens and demand.prompt_tokens else 0,
+            max(1, uncached) if computes else 0,
         )
         self._active.add(demand.id, placed)
         self._own[demand.id] = rank

@@ -81,7 +81,10 @@ class RouterSettings:
 
     # failures
     migration_limit: int = 3
-    """How often a generation that has begun may move to another worker; 0: never."""
+    """How often a generation that has begun may move to another worker; 0: never.
+
+    Workers that fail before they give a piece: so many, and at least one, before the request fails with the last.
+    """
     inhibit_s: float = 5.0
     """How long a worker that failed gets nothing; doubled each time, up to ``inhibit_max_s``. 0: never."""
     inhibit_max_s: float = 60.0

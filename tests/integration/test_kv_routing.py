@@ -180,6 +180,7 @@ args = { engine = { kind = "simulated", blocks = 64, block_size = 4, role = "pre
     )
     routed, _, pieces = await generate(system, LONG)
     assert routed.prefill_worker.startswith("prefill.")
+    await until(lambda: hears_of_prefill(system))
     short, _, _ = await generate(system, "short")
     assert short.prefill_worker == ""
     await system.kill("prefill.0")
@@ -187,3 +188,9 @@ args = { engine = { kind = "simulated", blocks = 64, block_size = 4, role = "pre
     alone, _, same = await generate(system, LONG, seed=None)
     assert alone.worker == "worker.0"
     assert same == pieces
+
+
+async def hears_of_prefill(system: System) -> bool:
+    """True if the router knows from events what the prefill pool has."""
+    seen = await system.ref("router", Router).ask(Router.statistics)
+    return bool(seen["events"]["follower of prefill"]["blocks"])

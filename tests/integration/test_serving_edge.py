@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from callboard.serving import Router
+from callboard.serving.kv.hashing import unpack
+from callboard.serving.protocol import Message
 from callboard.serving.simulation.chain import start_of, words_from
+from callboard.serving.tokenizer import Tokenizer
 from callboard.testing.cluster import Cluster
+from callboard.testing.tiny_model import make_tiny_tokenizer
 
 from .http_for_tests import Response, url_of
 from .http_for_tests import http as plain_http
@@ -179,3 +185,56 @@ async def test_a_client_that_leaves_while_its_worker_is_away_is_forgotten(cluste
             await client.completions.create(model="simulated", prompt="x", timeout=0.3)
         await system.resume("worker.0")
     assert (await http(url, "GET", "/live")).status == 200
+
+
+async def test_a_model_of_tokens_is_asked_with_text_and_answers_with_text(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    size = make_tiny_tokenizer(tmp_path)
+    engine = (
+        f'{{ kind = "simulated", input = "tokens", vocabulary = {size}, tokenizer = "{tmp_path}",'
+        " blocks = 64, block_size = 4, decode_ms = 5 }"
+    )
+    system = await cluster.up(config(router=KV, engine=engine), plane="tcp")
+    tokenizer = Tokenizer(str(tmp_path))
+    async with client_of(system) as client:
+        hello: Any = [{"role": "user", "content": "hello there"}]
+        chat = await client.chat.completions.create(model="simulated", messages=hello, max_tokens=50)
+        assert chat.usage is not None
+        prompt = tokenizer.encode_chat([Message("user", "hello there")], {})
+        assert (chat.usage.prompt_tokens, chat.usage.completion_tokens) == (len(prompt) // 4, 50)
+        text = chat.choices[0].message.content
+        assert text
+
+        ids = list(unpack(prompt))
+        same = await client.completions.create(model="simulated", prompt=ids, max_tokens=50)
+        assert same.choices[0].text == text
+        stop = text[20:26]
+        cut = await client.completions.create(model="simulated", prompt=ids, max_tokens=50, stop=[stop])
+        assert cut.choices[0].text == text[: text.index(stop)]
+        assert cut.choices[0].finish_reason == "stop"
+
+        stream = await client.completions.create(model="simulated", prompt=ids, max_tokens=50, stream=True)
+        first = (await anext(stream)).choices[0].text
+        load = await system.ref("router", Router).ask(Router.load)
+        await system.kill(next(name for name, count in load.items() if count))
+        rest = [chunk.choices[0].text async for chunk in stream]
+        assert first + "".join(rest) == text
+
+
+async def test_token_ids_for_a_model_of_text_are_refused(cluster: Cluster) -> None:
+    system = await cluster.up(config(workers=1), plane="tcp")
+    seen = await http(url_of(system), "POST", "/v1/completions", {"model": "simulated", "prompt": [1, 2]})
+    assert (seen.status, seen.error["code"]) == (400, "request_refused")
+
+
+async def test_what_an_engine_would_ignore_is_refused(cluster: Cluster) -> None:
+    system = await cluster.up(config(workers=1), plane="tcp")
+    for more in (
+        {"tools": [{"type": "function"}]},
+        {"messages": [{"role": "tool", "content": "3", "name": "f"}]},
+    ):
+        body = {"model": "simulated", "messages": [{"role": "user", "content": "x"}], **more}
+        seen = await http(url_of(system), "POST", "/v1/chat/completions", body)
+        assert (seen.status, seen.error["code"]) == (400, "unsupported_parameter")
+        assert "its engine is simulated" in seen.error["message"]

@@ -57,6 +57,15 @@ def test_load_outweighs_a_prefix() -> None:
     assert place(made, "b", {Rank(1): 8}).rank == Rank(1)
 
 
+def test_a_prompt_that_is_computed_elsewhere_costs_no_prefill_where_it_is_decoded() -> None:
+    made = scheduler()
+    choice = place(made, "a", {Rank(1): 8}, is_computed=True)
+    assert set(choice.costs.values()) == {8.0}
+    books = made.statistics()["ranks"]
+    assert [rank["prefill_tokens"] for rank in books.values()] == [0, 0, 0]
+    assert sum(rank["decode_blocks"] for rank in books.values()) == 8
+
+
 def test_requests_without_a_prefix_spread_evenly() -> None:
     made = scheduler()
     chosen = Counter(

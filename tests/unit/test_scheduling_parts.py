@@ -244,14 +244,14 @@ def test_a_single_worker_is_probed_soon_by_one_request_at_a_time() -> None:
     breaker = Breaker(5.0, 60.0)
     breaker.failed(0, 100.0)
     assert breaker.allowed([0], 100.0) == []
-    assert breaker.next_change_s([0]) == pytest.approx(100.0 + FIRST_EAGER_S)
+    assert breaker.next_change_s([0], 100.0) == pytest.approx(100.0 + FIRST_EAGER_S)
     at_s = 100.0 + FIRST_EAGER_S
     assert breaker.allowed([0], at_s) == [0]
     breaker.chosen(0)
     assert breaker.allowed([0], at_s) == []
-    assert breaker.next_change_s([0]) is None
+    assert breaker.next_change_s([0], 100.0) is None
     breaker.failed(0, at_s)
-    assert breaker.next_change_s([0]) == pytest.approx(at_s + 2 * FIRST_EAGER_S)
+    assert breaker.next_change_s([0], 100.0) == pytest.approx(at_s + 2 * FIRST_EAGER_S)
 
 
 def test_a_probe_whose_caller_left_is_followed_by_another() -> None:

@@ -13,6 +13,7 @@ from callboard.serving.errors import (
     NoWorkers,
     PortTaken,
     UnknownModel,
+    WorkersLost,
 )
 from callboard.serving.http_errors import HttpError, as_http_error
 from callboard.serving.openai_answers import Events, error_event, model, models, whole
@@ -124,6 +125,7 @@ def test_an_error_in_a_stream_is_an_event_and_no_end_mark_follows():
         (UnknownModel("simulatd", ["simulated"]), 404, "model_not_found", None),
         (ContextTooLong(10, 5), 400, "context_length_exceeded", None),
         (NoWorkers("none is up", 3), 503, "no_workers", 3),
+        (WorkersLost(4, "tcp://127.0.0.1:4000 broke"), 500, "workers_lost", None),
         (MailboxFull("full", actor="worker.0"), 529, "overloaded", 1),
         (ActorUnavailable("killed", actor="worker.0"), 503, "unavailable", 1),
         (ActorUnavailable("killed", actor="worker.0", executed=Executed.YES, items=4), 503, "worker_lost", 1),
@@ -148,6 +150,7 @@ def test_neither_addresses_nor_paths_are_shown_to_clients():
         seen = as_http_error(error)
         assert "worker.0" in seen.message
         assert "/" not in seen.message
+    assert "/" not in as_http_error(WorkersLost(4, str(error))).message
 
 
 def test_a_remote_traceback_is_not_shown_to_clients():
@@ -161,6 +164,7 @@ def test_a_remote_traceback_is_not_shown_to_clients():
     [
         UnknownModel("a", ["b"]),
         NoWorkers("why", 2),
+        WorkersLost(4, "why"),
         MissingServingExtra("uvicorn"),
         PortTaken("127.0.0.1", 80, "taken"),
         ContextTooLong(3, 2),

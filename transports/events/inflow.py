@@ -98,7 +98,9 @@ class Inflow:
         steps: list[Step] = []
         carried, self._carried = self._carried, 0
         for at, frame in enumerate(waiting):
-            if at < carried and frame.first > self.has + 1:  # it was there before the fetch: its number is made up
+            if (
+                at < carried and frame.first > self.has + 1
+            ):  # it was there before the fetch: its number is made up
                 self.dropped += len(frame.events)
                 continue
             steps += self.arrived(frame)

@@ -1,7 +1,7 @@
 """Follows every source of a topic: orders what arrives, fetches what is missing, replaces what is too much.
 
-A reader who is slow costs no more than `QUEUED_EVENTS`: then what waits of the source that sends most is dropped, and
-when the reader has caught up a snapshot (or what the source still has) takes its place.
+A reader who is slow costs no more than `QUEUED_EVENTS` and one frame: what comes beyond that is dropped, and fetched
+when the reader has caught up (or a snapshot, if the source no longer has it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .base import EventPlane, PlaneSubscriber, Source
 from .errors import BadFrame
 from .frames import decode
 from .inflow import Events, Inflow, Missing, State, Step
-from .outflow import KEPT_EVENTS, NOTHING
+from .outflow import NOTHING
 
 QUEUED_EVENTS = 65_536
 """Events that wait for the reader, of all sources together; besides, at most one snapshot waits per source."""
@@ -53,14 +53,11 @@ class _Followed:
 
 
 class EventSubscription:
-    """Use `add` and `remove` to say who publishes, and `take` to get what came.
-
-    ``queued_events`` is at least `KEPT_EVENTS`, so that what a source answers from what it keeps has room.
-    """
+    """Use `sources_changed` to say who publishes, and `take` to get what came."""
 
     def __init__(self, topic: str, *, queued_events: int = QUEUED_EVENTS) -> None:
         self.topic = topic
-        self._limit = max(queued_events, KEPT_EVENTS)
+        self._limit = queued_events
         self._plane: PlaneSubscriber | None = None
         self._followed: dict[int, _Followed] = {}
         self._queue: deque[tuple[Source, Step | Gone]] = deque()
@@ -134,19 +131,20 @@ class EventSubscription:
     def _pass_on(self, followed: _Followed, steps: list[Step]) -> None:
         for step in steps:
             if followed.overflown:  # it will be fetched again
-                continue
-            if isinstance(step, Missing):
-                self.lost += step.last - step.first + 1
+                return
             if isinstance(step, Events) and not step.values:
                 continue
             if isinstance(step, State):
                 self._discard(followed)  # it replaces what waits, so that at most one waits per source
                 followed.known = True
+            elif self._queued > self._limit:
+                self._overflow(followed, step.first - 1)
+                return
+            if isinstance(step, Missing):
+                self.lost += step.last - step.first + 1
             size = len(step.values) if isinstance(step, Events) else 0
             followed.queued += size
             self._put(followed.source, step, size)
-        if self._queued > self._limit:
-            self._drop_most()
 
     def _put(self, source: Source, step: Step | Gone, size: int) -> None:
         self._queued += size
@@ -154,21 +152,23 @@ class EventSubscription:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _drop_most(self) -> None:
-        """The reader is too slow: drop what waits of the source with the most, and fetch it when there is room."""
-        worst = max(self._followed.values(), key=lambda followed: followed.queued)
+    def _overflow(self, followed: _Followed, after: int) -> None:
+        """The reader is too slow: take nothing more of this source, and fetch what is after ``after`` when it has read.
+
+        What waits already stays, so that a reader gets on however little may wait.
+        """
         self.overflows += 1
-        worst.overflown = True
-        oldest = next(step for source, step in self._queue if source is worst.source and not isinstance(step, Gone))
-        worst.resume_after = NOTHING if isinstance(oldest, State) else oldest.first - 1
-        self._discard(worst)
+        followed.overflown = True
+        followed.resume_after = after
 
     def _discard(self, followed: _Followed) -> None:
         """Forget what waits of a source."""
         self._queued -= followed.queued
         followed.queued = 0
         source = followed.source
-        self._queue = deque(entry for entry in self._queue if entry[0] is not source or isinstance(entry[1], Gone))
+        self._queue = deque(
+            entry for entry in self._queue if entry[0] is not source or isinstance(entry[1], Gone)
+        )
 
     # -- what is fetched
 

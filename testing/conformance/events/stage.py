@@ -118,7 +118,10 @@ class Stage:
         """Return what a further process would have."""
         settings = replace(self.rig.settings(), event_plane=self.name)
         context = EventPlaneContext(
-            namespace=self._namespace, node=secrets.token_hex(8), settings=settings, directory=str(self.rig.directory)
+            namespace=self._namespace,
+            node=secrets.token_hex(8),
+            settings=settings,
+            directory=str(self.rig.directory),
         )
         made = make_event_plane(self.name, context)
         self._planes.append(made)

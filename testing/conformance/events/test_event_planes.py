@@ -12,9 +12,6 @@ from callboard.transports.events.errors import BadFrame, EventTooLarge
 from callboard.transports.events.frames import EVENT_BYTES, Kind, encode
 from callboard.transports.events.outflow import KEPT_EVENTS
 
-LITTLE = KEPT_EVENTS
-"""The smallest queue that a subscription can have."""
-
 
 async def test_events_come_in_order_and_once(stage):
     speaker = await stage.speaker()
@@ -53,7 +50,7 @@ async def test_every_subscriber_gets_everything(stage):
 
 async def test_who_comes_late_gets_the_state_and_then_what_comes(stage):
     speaker = await stage.speaker()
-    speaker.say(3 * KEPT_EVENTS)
+    speaker.say(KEPT_EVENTS + 1000)
     reader = await stage.reader(speaker)
     speaker.say(5)
     await stage.until(lambda: reader.knows(speaker))
@@ -117,22 +114,22 @@ async def test_a_source_that_is_gone_holds_nobody_up(stage):
 
 async def test_a_slow_reader_costs_a_bounded_queue_and_is_healed(stage):
     loud, calm = await stage.speaker("speaker.0"), await stage.speaker("speaker.1")
-    reader = await stage.reader(loud, calm, queued_events=LITTLE, reading=False)
+    reader = await stage.reader(loud, calm, queued_events=100, reading=False)
     calm.say(3)
     for _ in range(20):
-        loud.say(1000)
+        loud.say(50)
         await asyncio.sleep(0)
     statistics = reader.subscription.statistics
     await stage.until(lambda: statistics()["overflows"] > 0)
-    assert statistics()["queued"] <= LITTLE
+    assert statistics()["queued"] <= 100 + 50  # the limit, and one frame
     reader.start()
     await stage.until(lambda: reader.knows(loud, calm))
 
 
 async def test_a_burst_that_is_larger_than_the_queue_arrives(stage):
     speaker = await stage.speaker()
-    reader = await stage.reader(speaker, queued_events=LITTLE)
-    speaker.say(3 * KEPT_EVENTS)
+    reader = await stage.reader(speaker, queued_events=100)
+    speaker.say(KEPT_EVENTS + 1000)
     await stage.until(lambda: reader.knows(speaker))
     speaker.say(1)
     await stage.until(lambda: reader.knows(speaker))
@@ -140,15 +137,15 @@ async def test_a_burst_that_is_larger_than_the_queue_arrives(stage):
 
 async def test_a_snapshot_that_is_larger_than_the_queue_arrives(stage):
     loud, calm = await stage.speaker("speaker.0"), await stage.speaker("speaker.1")
-    loud.say(3 * KEPT_EVENTS)
+    loud.say(KEPT_EVENTS + 1000)
     calm.say(1)
-    reader = await stage.reader(loud, calm, queued_events=LITTLE)
+    reader = await stage.reader(loud, calm, queued_events=100)
     await stage.until(lambda: reader.knows(loud, calm))
 
 
 async def test_what_nobody_has_any_more_is_said_to_be_lost(stage):
     speaker = await stage.speaker(has_snapshot=False)
-    reader = await stage.reader(speaker, queued_events=LITTLE)
+    reader = await stage.reader(speaker, queued_events=100)
     speaker.say(5)
     await stage.until(lambda: reader.knows(speaker))
     speaker.say(3 * KEPT_EVENTS)

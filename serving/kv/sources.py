@@ -1,0 +1,61 @@
+"""How a worker's config names the source of its engine's KV events."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from callboard.transports.errors import ConfigError, did_you_mean
+
+from .changes import EngineChange
+from .trtllm_source import TensorRtSource, TensorRtSourceSettings
+from .zmq_source import ZmqSource, ZmqSourceSettings
+
+Listener = Callable[[Sequence[EngineChange]], None]
+
+
+class KvSource(Protocol):
+    """Where KV events come from, if not from the engine's adapter."""
+
+    async def start(self) -> None:
+        """Begin to tell."""
+
+    async def close(self) -> None:
+        """Stop; idempotent."""
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start."""
+
+
+KINDS: dict[str, tuple[Any, Any]] = {
+    "zmq": (ZmqSourceSettings, ZmqSource),
+    "trtllm": (TensorRtSourceSettings, TensorRtSource),
+}
+
+
+def make_source(options: Mapping[str, Any], listener: Listener) -> KvSource:
+    """Build the source that ``{"source": "zmq", ...}`` describes. Raises `ConfigError` with every problem."""
+    values = dict(options)
+    kind = values.pop("source", None)
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise ConfigError(
+            f"kv_events.source is {kind!r}; it must be one of {known}{did_you_mean(str(kind), KINDS)}"
+        )
+    settings, made = KINDS[kind]
+    names = [field.name for field in dataclasses.fields(settings)]
+    problems = [
+        f"unknown key {key!r} of kv_events; keys are: {', '.join(names)}{did_you_mean(key, names)}"
+        for key in values
+        if key not in names
+    ]
+    problems += [
+        f"kv_events.{field.name} is missing"
+        for field in dataclasses.fields(settings)
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    if problems:
+        raise ConfigError(problems)
+    source: KvSource = made(settings(**values), listener)
+    return source
