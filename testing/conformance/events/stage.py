@@ -25,8 +25,8 @@ PATIENCE_S = 30.0
 class Speaker:
     """A source that remembers what it said."""
 
-    def __init__(self, name: str, *, has_snapshot: bool) -> None:
-        self.name, self.id = name, secrets.randbits(63)
+    def __init__(self, name: str, identifier: int, *, has_snapshot: bool) -> None:
+        self.name, self.id = name, identifier
         self.said: list[bytes] = []
         self.publisher = EventPublisher(TOPIC, self.id, (lambda: self.said) if has_snapshot else None)
 
@@ -128,10 +128,10 @@ class Stage:
         return made
 
     async def speaker(
-        self, name: str = "speaker.0", *, has_snapshot: bool = True, loss: float = 0.0
+        self, name: str = "speaker.0", *, has_snapshot: bool = True, loss: float = 0.0, identifier: int = 0
     ) -> Speaker:
-        """Open a source, whose plane loses a share of its frames."""
-        made = Speaker(name, has_snapshot=has_snapshot)
+        """Open a source, whose plane loses a share of its frames: which, depends on its identifier."""
+        made = Speaker(name, identifier or secrets.randbits(63), has_snapshot=has_snapshot)
         source = Source(topic=TOPIC, component="speaker", name=name, incarnation=1, node="n", id=made.id)
         await made.publisher.open(LossyEvents(self._far, loss) if loss else self._far, source)
         self._speakers.append(made)
@@ -155,7 +155,7 @@ class Stage:
         """Wait until a condition holds."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not condition():  # noqa: ASYNC110 (a condition has no event)
+                while not condition():  # noqa: ASYNC110 - conditions are of all sorts
                     await asyncio.sleep(0.005)
         except TimeoutError:
             told = [(reader.numbers, dict(reader.subscription.statistics())) for reader in self._readers]
