@@ -130,6 +130,7 @@ class TransformersEngine:
             input=Input.TOKENS,
             tokenizer=self.settings.path,
             max_running=self.settings.max_running,
+            gives_logprobs=True,
         )
 
     def load(self) -> Load:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callboard.serving import Worker
-from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Load, ModelInfo, Piece
+from callboard.serving.protocol import (
+    Delta,
+    Finish,
+    FinishReason,
+    GenerateRequest,
+    Load,
+    ModelInfo,
+    Piece,
+    Token,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,3 +93,41 @@ class NarrowWorker(Worker):
     """Answers one request at a time."""
 
     concurrency = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSettings:
+    model: str = "tools"
+
+
+class ToolEngine(GatedEngine):
+    """Calls the first tool that it is given, with the last message as its argument; says "yes" without tools."""
+
+    Settings = ToolSettings  # type: ignore[assignment]
+
+    def __init__(self, settings: ToolSettings) -> None:
+        super().__init__(GatedSettings(gate="", model=settings.model))
+
+    def describe(self) -> ModelInfo:
+        return ModelInfo(
+            model="tools", engine="tools", context_tokens=1000, takes_extra=True, gives_logprobs=True
+        )
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        reason, last = FinishReason.STOP, request.messages[-1]
+        if last.role == "tool":
+            yield f"{last.fields['tool_call_id']} gave {last.content}"
+        elif request.logprobs is not None:
+            for text in ("ye", "s"):
+                yield Token(7, text, -0.25, [(7, text, -0.25), (8, "no", -1.5)][: request.logprobs])
+        elif tools := request.extra.get("tools"):
+            reason = FinishReason.TOOL_CALLS
+            function = {"name": tools[0]["function"]["name"], "arguments": ""}
+            yield Delta(
+                {"tool_calls": [{"index": 0, "id": "call-1", "type": "function", "function": function}]}
+            )
+            for part in ('{"said": "', last.content, '"}'):
+                yield Delta({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
+        else:
+            yield "yes"
+        yield Finish(reason=reason, prompt_tokens=1, completion_tokens=2)

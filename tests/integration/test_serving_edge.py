@@ -277,3 +277,63 @@ async def test_several_answers_come_side_by_side(cluster: Cluster) -> None:
             await client.chat.completions.create(model="simulated", messages=hello, n=17)
         with pytest.raises(openai.NotFoundError):
             await client.chat.completions.create(model="nobody", messages=hello, n=2)
+
+
+TOOLS: Any = [{"type": "function", "function": {"name": "say", "parameters": {"type": "object"}}}]
+
+
+async def test_tools_go_to_the_engine_and_its_calls_come_back(cluster: Cluster) -> None:
+    engine = '{ kind = "engines_for_tests:ToolEngine" }'
+    system = await cluster.up(config(workers=1, engine=engine), plane="tcp")
+    hello: list[Any] = [{"role": "user", "content": "hi"}]
+    async with client_of(system) as client:
+        ask: dict[str, Any] = {"model": "tools", "messages": hello, "tools": TOOLS}
+        whole = await client.chat.completions.create(**ask)
+        message, reason = whole.choices[0].message, whole.choices[0].finish_reason
+        assert (message.content, reason) == (None, "tool_calls")
+        assert message.tool_calls
+        call: Any = message.tool_calls[0]
+        assert (call.id, call.function.name, call.function.arguments) == ("call-1", "say", '{"said": "hi"}')
+
+        arguments = ""
+        async for chunk in await client.chat.completions.create(**ask, stream=True):
+            for part in chunk.choices[0].delta.tool_calls or ():
+                assert part.function is not None
+                arguments += part.function.arguments or ""
+        assert arguments == '{"said": "hi"}'
+
+        answer: Any = [
+            *hello,
+            message.model_dump(exclude_none=True),
+            {"role": "tool", "tool_call_id": call.id, "content": "42"},
+        ]
+        after = await client.chat.completions.create(**ask | {"messages": answer})
+        assert after.choices[0].message.content == "call-1 gave 42"
+
+
+async def test_probabilities_come_with_their_tokens_where_the_engine_has_them(cluster: Cluster) -> None:
+    engine = '{ kind = "engines_for_tests:ToolEngine" }'
+    system = await cluster.up(config(workers=1, engine=engine), plane="tcp")
+    ask: dict[str, Any] = {
+        "model": "tools",
+        "messages": [{"role": "user", "content": "hi"}],
+        "logprobs": True,
+    }
+    async with client_of(system) as client:
+        whole = (await client.chat.completions.create(**ask, top_logprobs=2, n=2)).choices
+        for choice in whole:
+            assert choice.message.content == "yes"
+            assert choice.logprobs is not None
+            content = choice.logprobs.content or []
+            assert [(one.token, one.logprob) for one in content] == [("ye", -0.25), ("s", -0.25)]
+            assert [[top.token for top in one.top_logprobs] for one in content] == [["ye", "no"], ["s", "no"]]
+        stream = await client.chat.completions.create(**ask, stream=True)
+        seen = [chunk.choices[0].logprobs async for chunk in stream]
+    assert ["".join(one.token for one in (part.content or [])) for part in seen if part] == ["ye", "s"]
+
+
+async def test_probabilities_of_an_engine_without_any_are_refused(cluster: Cluster) -> None:
+    system = await cluster.up(config(workers=1), plane="tcp")
+    body = {"model": "simulated", "prompt": "x", "logprobs": 1}
+    seen = await http(url_of(system), "POST", "/v1/completions", body)
+    assert (seen.status, seen.error["param"]) == (400, "logprobs")
