@@ -51,6 +51,7 @@ def index(
     from . import index as measuring
     from .drivers import Drivers, pythons_of
     from .index_shapes import SHAPES
+    from .lines import Line
 
     if as_list:
         for shape in SHAPES.values():
@@ -66,7 +67,7 @@ def index(
     except ValueError as error:
         raise click.UsageError(f"--peer-python: {error}") from None
 
-    async def run() -> list[measuring.Line]:
+    async def run() -> list[Line]:
         lines = []
         async with Drivers(own_pythons) as drivers:
             async for line in measuring.measure(
