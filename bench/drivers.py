@@ -109,6 +109,13 @@ class Drivers:
             raise Skipped(why)
         return {line["case"]: float(line["value"]) for line in lines}
 
+    async def run(self, name: str, module: str, *arguments: str) -> str:
+        """Return what a module of the peers prints in a peer's interpreter. Raises `Skipped`."""
+        try:
+            return await self._output(name, ["-m", f"{PACKAGE}.peers.{module}", *arguments], 0)
+        except OSError as error:
+            raise Skipped(f"its interpreter does not run: {error}") from None
+
     async def _why_missing(self, name: str) -> str:
         if name not in self._missing:
             peer = PEERS[name]

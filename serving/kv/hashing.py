@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable
-from struct import Struct
+from struct import Struct, iter_unpack
 
 from xxhash import xxh3_64_intdigest
 
@@ -75,8 +75,9 @@ def block_hashes(tokens: bytes, block_size: int, seed: int = SEED) -> array[int]
         raise ValueError(f"the block size is {block_size}; it must be at least 1")
     step = block_size * TOKEN_BYTES
     digest = xxh3_64_intdigest
-    end = len(tokens) - step + 1
-    return array("Q", [digest(tokens[at : at + step], seed) for at in range(0, end, step)])
+    whole = tokens[: len(tokens) // step * step]
+    # Cut by struct: half as much time again goes on slices.
+    return array("Q", [digest(block, seed) for (block,) in iter_unpack(f"{step}s", whole)])
 
 
 def sequence_hashes(local: Iterable[int], parent: int | None = None) -> array[int]:
