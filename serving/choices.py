@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -17,12 +18,12 @@ Generate = Callable[[GenerateRequest], AsyncGenerator[list[Piece], None]]
 
 
 def requests_of(request: GenerateRequest, count: int) -> list[GenerateRequest]:
-    """Return a request per choice; each but the first has a seed of its own, which follows from the request's."""
-    first = request.seed or 0
+    """Return a request per choice; each but the first has a seed of its own: after the request's, or any."""
+    first = random.getrandbits(62) if request.seed is None else request.seed
     return [
         request
         if index == 0
-        else replace(request, request_id=f"{request.request_id}-{index}", seed=first + index)
+        else replace(request, request_id=f"{request.request_id}-{index}", seed=(first + index) % 2**63)
         for index in range(count)
     ]
 
