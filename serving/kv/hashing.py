@@ -6,7 +6,7 @@ Tokens and hashes travel packed: unsigned 32-bit tokens, unsigned 64-bit hashes,
 * local hash: xxh3-64 of the block's packed tokens, seed 1337;
 * with a LoRA adapter the seed is 1337 plus the xxh3-64 of its name, modulo 2^64;
 * sequence hash: the local hash for the first block, then xxh3-64 (seed 1337) of the packed pair of the sequence hash
-  before it and the block's local hash.
+  before it and the block's local hash. This one follows Dynamo's description; its bindings do not show theirs.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class RouterSettings:
     predicted_ttl_s: float | None = None
     """With events: believe for so long that a prompt is where it was sent, until the events say it; None: do not."""
     max_index_blocks: int = 4_000_000
-    """Blocks in the index; beyond, the prefixes that nobody asked for longest go (at most 200 bytes each)."""
+    """Blocks in the index; beyond, the prefixes that nobody asked for longest go (about 115 bytes each)."""
 
     # waiting
     queue_threshold: float | None = None

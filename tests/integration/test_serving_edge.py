@@ -259,6 +259,7 @@ async def test_several_answers_come_side_by_side(cluster: Cluster) -> None:
             model="simulated",
             messages=hello,
             n=3,
+            seed=5,
             max_tokens=9,
             stream=True,
             stream_options={"include_usage": True},
