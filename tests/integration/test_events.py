@@ -110,6 +110,8 @@ async def test_what_is_lost_on_the_way_is_fetched(
 ) -> None:
     monkeypatch.setenv("CALLBOARD_EVENT_LOSS", "0.3")
     system = await up(cluster, plane, events)
+    # Who follows later misses nothing on the way.
+    await until(lambda: hears(system, {"speaker.0": 0, "speaker.1": 0}))
     for count in range(1, 41):
         for name in ("speaker.0", "speaker.1"):
             await say(system, name, count)

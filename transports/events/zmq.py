@@ -320,6 +320,8 @@ class _Inlet:
         self._subscribe.socket.setsockopt(zmq.UNSUBSCRIBE, topic)
         if not publisher.sources:
             del self._publishers[source.address]
+            # libzmq may hold the first part of a message; without the others the socket would be readable for ever.
+            self._subscribe.drain(1)
             with suppress(zmq.ZMQError):
                 self._subscribe.socket.disconnect(publisher.events)
             if publisher.dealer is not None:
