@@ -139,19 +139,15 @@ class Router(Actor):
             placed = await self._decode.place(journey)
             self.overlap_blocks += placed.choice.overlap_blocks
             self.prompt_blocks += placed.demand.prompt_blocks
-            if request.explain or log.isEnabledFor(logging.DEBUG):
-                routed = self._routed(journey, placed)
-                self._decisions.append(routed)
-                log.debug(
-                    "routed %s to %s", routed.request_id, routed.worker, extra={"routed": asdict(routed)}
-                )
-                if request.explain and journey.attempt == 0:
-                    yield routed
             # Only pieces that another worker could continue after are kept.
             kept: list[Piece] | None = [] if self.settings.migration_limit else None
             begun = ended = False
             batches = placed.member.ref.stream(Worker.generate, self._addressed(journey, placed)).batches()
-            try:
+            try:  # from here on, whoever leaves gives the place back
+                if request.explain or log.isEnabledFor(logging.DEBUG):
+                    routed = self._decided(journey, placed)
+                    if request.explain and journey.attempt == 0:
+                        yield routed
                 async for batch in batches:
                     if not begun:
                         begun = True
@@ -249,6 +245,13 @@ class Router(Actor):
                 prefill.finish(placed)
 
     # -- what it decided, and what it knows
+
+    def _decided(self, journey: Journey, placed: Placed) -> Routed:
+        """Keep a decision, and say it in the log."""
+        routed = self._routed(journey, placed)
+        self._decisions.append(routed)
+        log.debug("routed %s to %s", routed.request_id, routed.worker, extra={"routed": asdict(routed)})
+        return routed
 
     def _routed(self, journey: Journey, placed: Placed) -> Routed:
         choice, members = placed.choice, self._decode.pool.members

@@ -149,6 +149,14 @@ async def test_a_caller_that_leaves_ends_the_work_and_gives_the_place_back() -> 
     assert router.load() == {"worker.0": 0}
 
 
+async def test_a_caller_that_leaves_with_no_more_than_the_explanation_gives_the_place_back_too() -> None:
+    _, router = await with_workers([["a"], [end(1)]])
+    stream = router.generate(request(explain=True))
+    assert isinstance(await anext(stream), Routed)
+    await cast("Any", stream).aclose()
+    assert router.load() == {"worker.0": 0}
+
+
 async def test_who_asks_hears_once_where_its_request_went() -> None:
     component, router = await with_workers([["a"], DEAD], [["b", end(1)]], mode="round-robin")
     routed, *pieces = await answer(router, explain=True)
