@@ -171,6 +171,48 @@ async def test_no_more_wait_than_the_limit_says() -> None:
     await asyncio.gather(*waiting[1:])
 
 
+async def test_those_who_wait_for_one_model_keep_nobody_from_another() -> None:
+    component = FakeComponent(info("a"), info("b"))
+    made = await placer(component, queue_limit=2)
+    component.down(0)
+    waiting = [asyncio.ensure_future(made.place(journey(model="a"))) for _ in range(2)]
+    await turns()
+    assert made.waiting == 2
+    assert (await made.place(journey(model="b"))).worker == 1
+    with pytest.raises(Overloaded, match="queue_limit"):
+        await made.place(journey(model="a"))
+    component.up(0, info("a"))
+    await asyncio.gather(*waiting)
+    assert made._plain == {}
+
+
+async def test_a_worker_that_dies_with_many_requests_costs_a_look_at_each_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count = 200
+    component = FakeComponent(info())
+    made = await placer(component, wait_s=30.0)
+    journeys = [journey() for _ in range(count)]
+    places = [await made.place(one) for one in journeys]
+    component.down(0)
+    tries: list[Journey] = []
+    look = made._try
+    monkeypatch.setattr(made, "_try", lambda one: tries.append(one) or look(one))
+
+    async def go_on(placed: Placed, failed: Journey) -> Placed:
+        failed.excluded.add((0, placed.member.incarnation))
+        failed.attempt += 1
+        made.finish(placed)
+        return await made.place(failed)
+
+    waiting = [asyncio.ensure_future(go_on(*one)) for one in zip(places, journeys, strict=True)]
+    await turns()
+    assert made.waiting == count
+    assert len(tries) < 3 * count
+    component.up(0, info())
+    assert len(await asyncio.gather(*waiting)) == count
+
+
 async def test_who_waits_goes_by_priority_then_by_arrival() -> None:
     component = FakeComponent(info(max_batch_tokens=4, block_size=4))
     made = await placer(component, mode="kv", queue_threshold=0.5, wait_s=30.0)
