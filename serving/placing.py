@@ -258,23 +258,29 @@ class Placer:
 
     def first_piece(self, placed: Placed) -> None:
         """Its worker works: the prompt is computed."""
-        self.breaker.succeeded(placed.worker)
+        if self._is_up(placed):
+            self.breaker.succeeded(placed.worker)
         self.scheduler.first_token(placed.id)
         self._pump_soon()
 
     def failed(self, placed: Placed, *, inhibit: bool) -> None:
         """Its worker failed."""
-        if placed.worker in self.pool.members:
-            self.failures[placed.worker] = self.failures.get(placed.worker, 0) + 1
+        if not self._is_up(placed):
+            return
+        self.failures[placed.worker] = self.failures.get(placed.worker, 0) + 1
         if inhibit:
             self.breaker.failed(placed.worker, time.monotonic())
 
     def finish(self, placed: Placed) -> None:
         """It is over, however it went."""
         self.scheduler.finish(placed.id)
-        if placed.is_probe:
+        if placed.is_probe and self._is_up(placed):
             self.breaker.abandoned(placed.worker)
         self._pump_soon()
+
+    def _is_up(self, placed: Placed) -> bool:
+        """False if its incarnation is gone: who reads slowly hears of that when the successor serves already."""
+        return self.pool.look().get(placed.worker) is placed.member
 
     # -- those who wait
 

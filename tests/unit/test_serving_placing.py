@@ -134,6 +134,26 @@ async def test_the_end_of_an_older_request_does_not_end_a_probe() -> None:
     assert (await asyncio.wait_for(waiting, 30)).is_probe
 
 
+async def test_what_becomes_of_requests_of_a_dead_incarnation_says_nothing_of_its_successor() -> None:
+    component = FakeComponent(info())
+    made = await placer(component, wait_s=30.0)
+    late, later, silent = [await made.place(journey()) for _ in range(3)]
+    component.up(0, info())
+    await made.pool.asked()
+    lost(made, late, journey())
+    assert made.breaker.inhibited == []
+    assert made.statistics()["failures"] == {}
+
+    failed = journey()
+    lost(made, await made.place(failed), failed)
+    assert made.breaker.inhibited == [0]
+    made.first_piece(later)
+    made.finish(later)
+    made.finish(silent)
+    assert made.breaker.inhibited == [0]
+    assert (await asyncio.wait_for(made.place(failed), 30)).is_probe
+
+
 async def test_without_a_worker_requests_wait_for_one() -> None:
     component, made = await two()
     component.down(0)
