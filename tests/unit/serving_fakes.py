@@ -41,8 +41,11 @@ class FakeRef:
         self.plays: list[Play] = []
         """What its next generations do; the last one is played again and again."""
         self.got: list[GenerateRequest] = []
+        self.deadlines: list[float] = []
+        """Those that it was given."""
 
-    def options(self, **_: Any) -> FakeRef:
+    def options(self, *, deadline_s: float, **_: Any) -> FakeRef:
+        self.deadlines.append(deadline_s)
         return self
 
     async def ask(self, method: Any, *args: Any) -> Any:
