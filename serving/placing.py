@@ -211,6 +211,10 @@ class Placer:
             ):
                 raise UnknownModel(request.model, self.pool.known_models)
             return f"no instance of {self.pool.name} that serves {request.model} is up"
+        if request.worker is not None:
+            serving = [member for member in serving if member.index == request.worker]
+            if not serving:
+                return f"worker {request.worker}, which the request names, is not up or serves another model"
         fresh = [m for m in serving if (m.index, m.incarnation) not in journey.excluded]
         if not fresh:
             if all((m.index, m.incarnation) in journey.busy for m in serving):
@@ -247,8 +251,6 @@ class Placer:
             return Placed(demand.id, self.pool.members[rank.worker], placement, demand, queued_s, is_probe)
         if isinstance(placement, Refusal):
             self.refused += 1
-            if journey.request.worker is not None:
-                return placement.why
             if self.settings.mode == "direct":
                 raise RequestRefused(placement.why)
             raise Overloaded(placement.why, actor=self._actor)

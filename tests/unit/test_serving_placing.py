@@ -334,6 +334,23 @@ async def test_a_pin_waits_for_its_worker_and_holds_up_nobody() -> None:
     assert (await pinned).worker == 5
 
 
+async def test_a_pin_is_refused_at_once_when_its_worker_is_full_although_others_are_not() -> None:
+    _, made = await two()
+    declined = journey(worker=1)
+    declined.excluded.add((1, 1))
+    declined.busy.add((1, 1))
+    with pytest.raises(Overloaded, match="each of 1 workers is full"):
+        await made.place(declined)
+
+
+async def test_a_pin_goes_to_its_worker_again_when_that_is_well() -> None:
+    _, made = await two(wait_s=30.0)
+    failed = journey(worker=1)
+    lost(made, await made.place(failed), failed)
+    again = await asyncio.wait_for(made.place(failed), 30)
+    assert (again.worker, again.is_probe) == (1, True)
+
+
 async def test_direct_needs_a_worker() -> None:
     _, made = await two(mode="direct")
     with pytest.raises(RequestRefused, match="direct"):
