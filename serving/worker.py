@@ -144,7 +144,8 @@ class Worker(Actor):
 
     def _sick(self, why: str) -> None:
         """Fail, so that the supervisor starts another one and routers go elsewhere."""
-        self.context.ref.tell(Worker.fail, why)
+        # Not a tell: behind an engine that hangs the mailbox may be full.
+        self.context.start_timer("sick", 0.0, Worker.fail, why)
 
     @interleave
     async def fail(self, why: str) -> None:
