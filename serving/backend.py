@@ -10,6 +10,7 @@ from callboard.actors.errors import ActorError, ActorStopped, ActorUnavailable, 
 from callboard.actors.policy import OnDown
 from callboard.actors.ref import Ref
 
+from .errors import OtherTokenizer
 from .migration import given, resume, whole
 from .protocol import Finish, GenerateRequest, ModelInfo, Piece
 from .router import Router
@@ -29,6 +30,8 @@ class RouterBackend:
         self._probe = router.options(deadline_s=PROBE_S)
         self._waiting = router.options(on_down=OnDown.WAIT)
         self.moved = 0
+        self.outdated = False
+        """Set when a worker turned out to take something else than what `models` had said."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece], None]:
         """Yield batches of pieces; the last one ends with a `Finish` that counts the whole answer.
@@ -55,6 +58,9 @@ class RouterBackend:
                 self.moved += 1
                 before += len(done)
                 request, kept = resume(request, done), []
+            except OtherTokenizer:
+                self.outdated = True
+                raise
             finally:
                 await batches.aclose()
             # Not by a deadline of the stream: that would be one of the rest of the answer.

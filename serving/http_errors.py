@@ -22,6 +22,7 @@ from .errors import (
     EngineBusy,
     EngineFailed,
     NoWorkers,
+    OtherTokenizer,
     RequestRefused,
     ServingError,
     UnknownModel,
@@ -105,6 +106,8 @@ def as_http_error(error: Exception) -> HttpError:
         case WorkersLost():
             text = f"{error.count} workers in a row failed while they had this request"
             return HttpError(500, text, code="workers_lost")
+        case OtherTokenizer():
+            return HttpError(503, str(error), code="other_tokenizer", retry_after_s=1)
         case RequestRefused():
             return HttpError(error.status, str(error), code="request_refused")
         case MailboxFull() | Overloaded():
