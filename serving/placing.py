@@ -265,6 +265,10 @@ class Placer:
         self.scheduler.first_token(placed.id)
         self._pump_soon()
 
+    def output(self, placed: Placed, tokens: int) -> None:
+        """So many tokens more of its answer have come; matters with ``track_output_blocks`` only."""
+        self.scheduler.output(placed.id, tokens, placed.demand.block_size)
+
     def failed(self, placed: Placed, *, inhibit: bool) -> None:
         """Its worker failed."""
         if not self._is_up(placed):

@@ -137,6 +137,7 @@ class Router(Actor):
         journey = Journey(request, time.monotonic())
         self._numbers += 1
         journey.number = self._numbers
+        tracks_output = self.settings.track_output_blocks
         while True:
             if self._prefill is not None and not (journey.request.done or journey.request.handover):
                 await self._prefilled(self._prefill, journey)
@@ -158,6 +159,8 @@ class Router(Actor):
                         self._decode.first_piece(placed)
                     if kept is not None:
                         kept += batch
+                    if tracks_output:
+                        self._decode.output(placed, len(batch))
                     if type(batch[-1]) is Finish:
                         ended = True
                         if journey.before:

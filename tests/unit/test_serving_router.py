@@ -179,6 +179,20 @@ async def test_the_rank_that_was_chosen_is_the_one_that_is_asked() -> None:
     assert {got.dp_rank for got in component.refs[0].got} == {0, 1}
 
 
+@pytest.mark.parametrize(("tracks", "blocks"), [(True, 3), (False, 1)])
+async def test_the_blocks_of_answers_count_if_that_is_asked_for(tracks: bool, blocks: int) -> None:
+    component = FakeComponent(info(block_size=4, total_blocks=100))
+    component.refs[0].plays = [[["a"] * 5, ["b"] * 4, [end(9)]]]
+    router = await made(component, mode="kv", track_output_blocks=tracks)
+    stream = router.generate(request())
+    for _ in range(9):
+        await anext(stream)
+    books = router.statistics()["decode"]["ranks"]
+    assert books["0/0"]["decode_blocks"] == blocks
+    await cast("Any", stream).aclose()
+    assert router.statistics()["decode"]["ranks"]["0/0"]["decode_blocks"] == 0
+
+
 # -- with a prefill pool
 
 LONG = " ".join(f"w{n}" for n in range(40))
