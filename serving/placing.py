@@ -170,7 +170,8 @@ class Placer:
             async with asyncio.timeout(journey.patience_s(self.settings.wait_s)):
                 return await waiter.future
         except TimeoutError:
-            self._give_back(waiter)
+            if waiter.future.done() and not waiter.future.cancelled():  # it came at the last moment
+                return waiter.future.result()
             self.refused += 1
             raise NoWorkers(waiter.why) from None
         except asyncio.CancelledError:

@@ -176,6 +176,18 @@ async def test_who_has_waited_long_enough_is_told_why() -> None:
     assert made.statistics()["refused"] == 1
 
 
+async def test_a_place_that_comes_as_the_time_is_over_is_taken() -> None:
+    component, made = await two(wait_s=30.0)
+    pinned = asyncio.ensure_future(made.place(journey(worker=5)))
+    await turns()
+    last = journey()
+    last.waited_s = 30.0
+    made.pool.changed = made._pump_soon
+    component.down(1)  # somebody looks at the end of this turn, when the time is over
+    assert (await made.place(last)).worker == 0
+    pinned.cancel()
+
+
 async def test_no_more_wait_than_the_limit_says() -> None:
     component, made = await two(queue_limit=2)
     component.down(0)
