@@ -187,8 +187,9 @@ class Router(Actor):
             journey.busy.add((member.index, member.incarnation))
         if isinstance(error, LOST):
             journey.lost.add((member.index, member.incarnation))
-        # Callers may be told of it, and texts of the runtime may hold addresses.
-        journey.failure = str(error) if isinstance(error, ServingError) else type(error).__name__
+        # Callers may be told of it, and texts of the runtime and of what is behind an engine may hold addresses.
+        is_telling = isinstance(error, ServingError) and not isinstance(error, EngineFailed)
+        journey.failure = str(error) if is_telling else type(error).__name__
         journey.attempt += 1
         if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
             self._decode.pool.doubt(member)

@@ -134,6 +134,12 @@ async def test_when_nobody_becomes_well_the_reason_is_said() -> None:
         await answer(router)
 
 
+async def test_what_is_behind_an_engine_is_not_named_to_callers() -> None:
+    _, router = await with_workers([EngineFailed("http://10.0.0.1:8000: refused")], migration_limit=9)
+    with pytest.raises(NoWorkers, match=r"failed lately .* EngineFailed$"):
+        await answer(router)
+
+
 async def test_when_every_worker_declines_the_router_does() -> None:
     _, router = await with_workers([MailboxFull("full")], [Overloaded("too much")])
     with pytest.raises(Overloaded, match="each of 2 workers is full"):
