@@ -10,7 +10,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from callboard.actors.events import Event, Item, Left, Snapshot, Subscription
-from callboard.serving.feeds import ROUTING, Feeds, _books, _loads
+from callboard.serving.feeds import ROUTING, Feeds, _books, _caches, _loads
+from callboard.serving.kv.changes import KvChanges, Removed, Stored
+from callboard.serving.kv.follower import KvFollower
+from callboard.serving.kv.hashing import pack_hashes
 from callboard.serving.kv.publisher import Loads
 from callboard.serving.kv.view import CacheView
 from callboard.serving.membership import Pool
@@ -33,6 +36,10 @@ class Said:
 
     def __init__(self, *items: Item[Any]) -> None:
         self._items = items
+        self.asked_again: list[str] = []
+
+    def resync(self, source: Source) -> None:
+        self.asked_again.append(source.name)
 
     async def batches(self) -> AsyncGenerator[Sequence[Item[Any]], None]:
         for item in self._items:
@@ -174,6 +181,22 @@ async def test_a_session_is_where_another_router_has_put_it() -> None:
     made = await placer(session_affinity_ttl_s=60.0)
     await hear(made, Event(OTHER, 1, changes(Bound("s", 1, 0))))
     assert (await made.place(journey(session="s"))).choice.rank == Rank(1)
+
+
+async def test_a_worker_that_talks_nonsense_ends_nobody_s_feed() -> None:
+    view = CacheView(RouterSettings(mode="kv"))
+    one, other = source(1, "worker.0"), source(2, "worker.1")
+    local = pack_hashes([11, 12])
+    nonsense = KvChanges(0, 4, [Stored(None, local, b"short")])
+    said = Said(
+        Snapshot(one, 0, [nonsense]),
+        Event(one, 1, nonsense),
+        Event(other, 1, KvChanges(0, 4, [Removed(b"short"), Stored(None, local, local)])),
+        Event(other, 2, KvChanges(0, 4, [Stored(None, local, local)])),
+    )
+    await _caches(cast("Subscription[KvChanges]", said), KvFollower(view))
+    assert view.overlaps(local, 0.0) == {Rank(1): 2}
+    assert said.asked_again == ["worker.0", "worker.1"]
 
 
 async def test_what_workers_say_of_their_load_is_heard_the_latest_last() -> None:
