@@ -18,8 +18,6 @@ from typing import Any, Protocol
 
 from ..index_shapes import Remove, Store, Workload, workload
 
-OWN = "callboard.serving.kv.index"
-
 
 class Subject(Protocol):
     """An index, and how operations must be given to it."""
@@ -38,10 +36,12 @@ class Subject(Protocol):
 
 
 class Own:
-    """callboard's, named as a configuration names a class."""
+    """callboard's."""
 
     def __init__(self) -> None:
-        self.index = import_module(OWN).PrefixIndex(max_blocks=1 << 40)
+        from callboard.serving.kv.index import PrefixIndex  # the peer's process does not have what it needs
+
+        self.index: Any = PrefixIndex(max_blocks=1 << 40)
 
     def storing(self, one: Store) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Hashes come packed, as they travel."""
