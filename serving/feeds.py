@@ -19,7 +19,7 @@ from .kv.follower import KvFollower
 from .kv.publisher import KV, LOAD, Loads
 from .kv.view import CacheView
 from .placing import Placer
-from .scheduling.replica import RoutingChange, RoutingChanges
+from .scheduling.replica import RoutingChange, RoutingChanges, in_events
 
 ROUTING = Topic("routing", RoutingChanges)
 
@@ -60,7 +60,7 @@ class Feeds:
         """Exchange what runs where with the other instances of this router; returns what to tell of each change."""
         events = self._context.events
         publisher = await events.publisher(
-            ROUTING, snapshot=lambda: [RoutingChanges(placer.scheduler.snapshot(time.monotonic()))]
+            ROUTING, snapshot=lambda: in_events(placer.scheduler.snapshot(time.monotonic()))
         )
         own = publisher.source.id
         subscription = await events.subscribe(ROUTING, component=self._context.component)
@@ -68,8 +68,10 @@ class Feeds:
         fresh: list[RoutingChange] = []
 
         def flush() -> None:
-            publisher.send(RoutingChanges(fresh.copy()))
-            fresh.clear()
+            changes = fresh.copy()
+            fresh.clear()  # first: whatever becomes of these, the next ones are told
+            for event in in_events(changes):
+                publisher.send(event)
 
         def tell(change: RoutingChange) -> None:
             if not fresh:
