@@ -20,7 +20,7 @@ from .kv.follower import KvFollower
 from .kv.publisher import KV, LOAD, Loads
 from .kv.view import CacheView
 from .placing import Placer
-from .scheduling.replica import RoutingChange, RoutingChanges
+from .scheduling.replica import RoutingChange, RoutingChanges, events_of
 
 ROUTING = Topic("routing", RoutingChanges)
 
@@ -63,7 +63,7 @@ class Feeds:
         """Exchange what runs where with the other instances of this router; returns what to tell of each change."""
         events = self._context.events
         publisher = await events.publisher(
-            ROUTING, snapshot=lambda: [RoutingChanges(placer.scheduler.snapshot(time.monotonic()))]
+            ROUTING, snapshot=lambda: events_of(placer.scheduler.snapshot(time.monotonic()))
         )
         own = publisher.source.id
         subscription = await events.subscribe(ROUTING, component=self._context.component)
@@ -71,8 +71,10 @@ class Feeds:
         fresh: list[RoutingChange] = []
 
         def flush() -> None:
-            publisher.send(RoutingChanges(fresh.copy()))
+            told = fresh.copy()
             fresh.clear()
+            for event in events_of(told):
+                publisher.send(event)
 
         def tell(change: RoutingChange) -> None:
             if not fresh:

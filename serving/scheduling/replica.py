@@ -5,7 +5,19 @@ Events of topic ``routing``. The publisher's snapshot is one `Added` per request
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from msgspec import Struct
+from msgspec.structs import replace
+
+EVENT_BYTES = 128 * 1024
+"""Of the changes of one event, before the last; the event plane carries 512 KiB."""
+
+CHANGE_BYTES = 16
+"""Of a change beside its texts and hashes, at least."""
+
+UTF8_BYTES = 4
+"""Of a character, at most."""
 
 
 class Added(Struct, frozen=True, array_like=True, tag="a"):
@@ -47,3 +59,25 @@ class RoutingChanges(Struct, frozen=True, array_like=True):
     """One event: changes in their order."""
 
     changes: list[RoutingChange]
+
+
+def events_of(changes: Iterable[RoutingChange]) -> Iterator[RoutingChanges]:
+    """Yield events of bounded size; of a prompt whose hashes alone are larger, the first ones are told."""
+    event, size = list[RoutingChange](), 0
+    for change in changes:
+        told = change
+        if isinstance(told, Added) and len(told.sequence) > EVENT_BYTES:
+            told = replace(told, sequence=told.sequence[:EVENT_BYTES])
+        event.append(told)
+        size += _bytes_of(told)
+        if size >= EVENT_BYTES:
+            yield RoutingChanges(event)
+            event, size = [], 0
+    if event:
+        yield RoutingChanges(event)
+
+
+def _bytes_of(change: RoutingChange) -> int:
+    text = change.session if isinstance(change, Bound) else change.id
+    hashes = len(change.sequence) if isinstance(change, Added) else 0
+    return CHANGE_BYTES + UTF8_BYTES * len(text) + hashes

@@ -7,16 +7,26 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 from callboard.actors.events import Event, Item, Left, Snapshot, Subscription
-from callboard.serving.feeds import _books, _loads
+from callboard.serving.feeds import ROUTING, _books, _loads
 from callboard.serving.kv.publisher import Loads
 from callboard.serving.kv.view import CacheView
 from callboard.serving.membership import Pool
 from callboard.serving.placing import Placer
 from callboard.serving.protocol import RankLoad
 from callboard.serving.scheduling.demand import Rank
-from callboard.serving.scheduling.replica import Added, Bound, Computed, Ended, RoutingChange, RoutingChanges
+from callboard.serving.scheduling.replica import EVENT_BYTES as GATHERED_BYTES
+from callboard.serving.scheduling.replica import (
+    Added,
+    Bound,
+    Computed,
+    Ended,
+    RoutingChange,
+    RoutingChanges,
+    events_of,
+)
 from callboard.serving.scheduling.settings import RouterSettings
 from callboard.transports.events.base import Source
+from callboard.transports.events.frames import EVENT_BYTES
 
 from .serving_fakes import FakeComponent, info, journey
 
@@ -101,6 +111,23 @@ async def test_its_own_words_come_back_and_count_for_nothing() -> None:
     made = await placer()
     books = await hear(made, Event(source(OWN, "router.0"), 1, changes(added("1/0", 0))))
     assert books["remote"] == 0
+
+
+def test_what_a_router_tells_is_cut_into_events_that_the_plane_carries() -> None:
+    said: list[RoutingChange] = [Bound("s" * 500, 1, 0) for _ in range(2000)]
+    said += [Added(f"r{number}", 0, 0, 2000, 16, bytes(16_000)) for number in range(100)]
+    said += [Ended(f"r{number}") for number in range(100_000)]
+    events = list(events_of(said))
+    assert [change for event in events for change in event.changes] == said
+    assert max(len(ROUTING.encode(event)) for event in events) <= EVENT_BYTES
+    assert list(events_of([])) == []
+
+
+def test_of_a_prompt_that_no_event_carries_the_first_hashes_are_told() -> None:
+    (event,) = events_of([Added("r", 0, 0, 1_000_000, 16, bytes(8_000_000))])
+    (told,) = event.changes
+    assert isinstance(told, Added)
+    assert (told.blocks, len(told.sequence)) == (1_000_000, GATHERED_BYTES)
 
 
 async def test_a_session_is_where_another_router_has_put_it() -> None:
