@@ -27,8 +27,8 @@ Made by `python tools/settings_table.py > docs/settings.md` from the classes tha
 A setting comes from, highest first: a flag of the command (`--plane`, `--event-plane`, `--namespace`), the
 environment, the config file, the default. An empty variable sets nothing. Every mistake is reported in one run, with
 variable or line, value, and what is allowed; `callboard check FILE` looks and starts nothing. Sizes in a file may have
-units (`"64MiB"`), in the environment they are bytes. An unknown `DYN_REQUEST_PLANE` is a warning and means `tcp`, an unknown `DYN_EVENT_PLANE`
-`zmq`; with `strict_env = true` each is an error.
+units (`"64MiB"`), in the environment they are bytes. An unknown `DYN_REQUEST_PLANE` is a warning and means `tcp`, an
+unknown `DYN_EVENT_PLANE` `zmq`; with `strict_env = true` each is an error.
 
 ## The system: top of the file
 | key | variable | default | meaning |
