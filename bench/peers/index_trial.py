@@ -11,6 +11,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
 from time import process_time
@@ -140,6 +141,9 @@ def trial(subject: Subject, work: Workload) -> dict[str, float]:
 def main() -> None:
     """Read what to do from the command line, and print one object."""
     name, shape, blocks = sys.argv[1:]
+    if name == "dynamo" and find_spec("dynamo") is None:
+        print(json.dumps({"skipped": "not installed: pip install ai-dynamo-runtime"}))
+        return
     work = workload(shape, int(blocks))
     if work.holes and name == "dynamo":
         print(json.dumps({"skipped": "it gives up all that follows a block that is removed"}))
