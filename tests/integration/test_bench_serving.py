@@ -1,4 +1,4 @@
-"""``callboard bench index`` and ``callboard bench routing``: they measure what they say; how fast is not a test's affair."""
+"""``callboard bench index`` and ``bench routing`` measure what they say; how fast is not a test's affair."""
 
 from __future__ import annotations
 
