@@ -105,9 +105,9 @@ def _table(results: Sequence[RoutingResult]) -> str:
 
 
 PANELS = (
-    ("hit_rate", "prefix hits, % of the prompts' tokens", 100.0),
-    ("mean_ttft_s", "mean time to first token, ms", 1e3),
-    ("load_spread", "load spread, most / mean", 1.0),
+    ("hit_rate", "prefix hits, % of the prompts' tokens", 100.0, "linear"),
+    ("mean_ttft_s", "mean time to first token, ms", 1e3, "log"),
+    ("load_spread", "load spread, most / mean", 1.0, "linear"),
 )
 
 
@@ -121,11 +121,12 @@ def draw(rows: Sequence[Row], directory: Path, kind: str = "svg") -> Path:
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(10, 4), layout="constrained")
         panels = figure.subplots(1, len(PANELS))
-        for (name, title, scale), axes in zip(PANELS, panels, strict=True):
+        for (name, title, factor, scale), axes in zip(PANELS, panels, strict=True):
             axes.set_title(title)
             axes.set_xlabel("sessions per second")
+            axes.set_yscale(scale)
             for routing, results in _by_routing(rows).items():
-                values = [getattr(result, name) * scale for _, result in results]
+                values = [getattr(result, name) * factor for _, result in results]
                 style = "-" if routing.startswith("kv") else "--"
                 axes.plot(
                     [rate for rate, _ in results], values, style, marker="o", markersize=3, label=routing
