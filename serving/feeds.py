@@ -13,6 +13,7 @@ from typing import Any
 from callboard.actors.actor import ActorContext
 from callboard.actors.directory import split_name
 from callboard.actors.events import Event, Left, Snapshot, Subscription, Topic
+from callboard.transports.events.errors import SnapshotFailed
 
 from .kv.changes import KvChanges
 from .kv.follower import KvFollower
@@ -47,7 +48,7 @@ class Feeds:
         follower = self.followers[component] = KvFollower(view)
         subscription = await self._context.events.subscribe(KV, component=component)
         self._read(f"kv of {component}", subscription, lambda: _caches(subscription, follower))
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, SnapshotFailed):  # one worker's trouble does not stop a router
             async with asyncio.timeout(FIRST_STATE_S):
                 await subscription.synced()
 

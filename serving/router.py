@@ -193,9 +193,7 @@ class Router(Actor):
         journey.attempt += 1
         if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
             self._decode.pool.doubt(member)
-        if isinstance(
-            error, LOST
-        ):  # who has had it may have taken what was handed over; who declined has not
+        if isinstance(error, LOST):  # it may have taken what was handed over; one that declined has not
             journey.request = replace(journey.request, handover=None)
             journey.prefilled_by = ""
         if pieces == []:

@@ -85,6 +85,6 @@ def _bounded(change: RoutingChange) -> RoutingChange | None:
 
 
 def _size(change: RoutingChange) -> int:
-    if isinstance(change, Added):
-        return 64 + len(change.sequence)
-    return 64 + (4 * len(change.session) if isinstance(change, Bound) else 0)
+    text = change.session if isinstance(change, Bound) else change.id
+    hashes = len(change.sequence) if isinstance(change, Added) else 0
+    return 64 + 4 * len(text) + hashes  # a character is at most four bytes
