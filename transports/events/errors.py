@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..errors import TransportError
 
+LONGEST_WHY = 4096
+"""Bytes of a reason that travel."""
+
 
 class BadFrame(TransportError, ValueError):
     """What came is no frame of events."""
@@ -25,6 +28,19 @@ class SourceGone(TransportError):
 
     def __reduce__(self) -> tuple[type[SourceGone], tuple[str, str]]:
         return type(self), (self.source, self.why)
+
+
+class SnapshotFailed(TransportError):
+    """A source cannot tell its state: its snapshot function raised, or returned what the event plane does not carry."""
+
+    def __init__(self, topic: str, why: str) -> None:
+        self.topic, self.why = topic, why
+        super().__init__(
+            f"the snapshot of topic {topic} failed: {why}; subscribers that need it ask again until it succeeds"
+        )
+
+    def __reduce__(self) -> tuple[type[SnapshotFailed], tuple[str, str]]:
+        return type(self), (self.topic, self.why)
 
 
 class EventTooLarge(TransportError, ValueError):

@@ -1,7 +1,8 @@
 """Events over core NATS: one subject per source, and one per process where it is asked for what was missed.
 
-An answer is a series of messages to the inbox of whoever asks, each with a header ``more`` or ``last``. While the
-connection is away nothing comes; when it is back every source that is followed is asked for what was missed.
+An answer is a series of messages to the inbox of whoever asks, each with a header ``more`` or ``last``; or one that
+says ``gone``, or ``failed`` and why. While the connection is away nothing comes; when it is back every source that is
+followed is asked for what was missed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..errors import NoRoute, TransportError
 from ..nats_client import close, confirm, connect, publish_now
 from ..nats_subjects import Subjects
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
-from .errors import SourceGone
+from .errors import LONGEST_WHY, SnapshotFailed, SourceGone
 
 ANSWER_S = 5.0
 """Until the next frame of an answer."""
@@ -184,7 +185,11 @@ class NatsEvents:
             self.later(self._answer(message.reply, int(after), answer))
 
     async def _answer(self, inbox: str, after: int, answer: Answer) -> None:
-        frames = await answer(after)
+        try:
+            frames = await answer(after)
+        except SnapshotFailed as problem:
+            self.publish(inbox, problem.why.encode()[:LONGEST_WHY], headers={WHAT: "failed"})
+            return
         for number, frame in enumerate(frames):
             what = "last" if number == len(frames) - 1 else "more"
             self.publish(inbox, frame, headers={WHAT: what})
@@ -211,6 +216,8 @@ class NatsEvents:
                 message = await subscription.next_msg(ANSWER_S)
                 headers = message.headers or {}
                 what = headers.get(WHAT, "")
+                if what == "failed":
+                    raise SnapshotFailed(source.topic, message.data.decode(errors="replace"))
                 if headers.get("Status") == NO_RESPONDERS or what not in ("more", "last"):
                     raise SourceGone(source.name, "nobody answers for it")
                 yield message.data
