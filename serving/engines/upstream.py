@@ -111,6 +111,8 @@ class UpstreamEngine:
         self._upstream_model = settings.upstream_model
         self._context_tokens = settings.context_tokens
         self._created_s = int(time.time())
+        self._names_requests = True
+        """False for a server that takes only ids of its own kind: llama-cpp-python's refuses all but UUIDs."""
         self.running = self.finished = self.cancelled = self.failed = 0
         self.tokens = self.prompt_tokens = self.cached_tokens = 0
 
@@ -147,15 +149,21 @@ class UpstreamEngine:
             )
         self._upstream_model = wanted
         if not self._context_tokens:
-            said = models[names.index(wanted)].get("max_model_len")
+            model = models[names.index(wanted)]
+            meta = model.get("meta")  # llama.cpp
+            said = meta.get("n_ctx") if isinstance(meta, dict) else model.get("max_model_len")
             self._context_tokens = said if type(said) is int and said > 0 else 131_072
 
     async def _wait_for_models(self) -> list[dict[str, Any]]:
         until_s, why = time.monotonic() + self.settings.start_timeout_s, ""
         assert self._session is not None
         while True:
+            headers = {"x-request-id": "callboard-start"} if self._names_requests else {}
             try:
-                async with self._session.get(f"{self._url}/v1/models") as response:
+                async with self._session.get(f"{self._url}/v1/models", headers=headers) as response:
+                    if response.status == 400 and self._names_requests:
+                        self._names_requests = False
+                        continue
                     if response.status == 200:
                         listed = orjson.loads(await response.read())
                         return [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
@@ -279,7 +287,9 @@ class UpstreamEngine:
         self, path: str, body: bytes, request: GenerateRequest
     ) -> AsyncGenerator[dict[str, Any], None]:
         assert self._session is not None
-        headers = {"content-type": "application/json", "x-request-id": request.request_id}
+        headers = {"content-type": "application/json"}
+        if self._names_requests:
+            headers["x-request-id"] = request.request_id
         if request.traceparent:
             headers |= {"traceparent": request.traceparent, "tracestate": request.tracestate}
         try:

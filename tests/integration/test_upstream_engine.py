@@ -44,8 +44,13 @@ class Server:
         self.left = 0
         self.peers: set[Any] = set()
 
+        self.model: dict[str, Any] = {"id": "theirs", "max_model_len": 99}
+        self.takes_ids = True
+
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "theirs", "max_model_len": 99}]})
+        if not self.takes_ids and "x-request-id" in request.headers:
+            return web.Response(status=400)
+        return web.json_response({"object": "list", "data": [self.model]})
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(orjson.loads(await request.read()))
@@ -298,6 +303,27 @@ async def test_a_server_that_does_not_come_up_or_serves_another_model_is_named()
         with pytest.raises(ConfigError, match='serves: theirs; did you mean "theirs"'):
             async with engine_at(server.url, upstream_model="their"):
                 pass
+
+
+async def test_a_server_that_refuses_the_ids_of_requests_gets_none() -> None:
+    async with serving() as server:
+        server.parts = [event(choices=[choice(text="!", finish_reason="stop")]) + DONE]
+        for takes_ids in (True, False):
+            server.takes_ids = takes_ids
+            async with engine_at(server.url) as engine:
+                await pieces(engine)
+            assert ("x-request-id" in server.headers[-1]) == takes_ids
+
+
+@pytest.mark.parametrize(
+    ("says", "context_tokens"),
+    [({"meta": {"n_ctx": 77}}, 77), ({"meta": None}, 131_072), ({"meta": {"n_ctx": "1"}}, 131_072)],
+)
+async def test_the_context_is_what_llama_cpp_says(says: dict[str, Any], context_tokens: int) -> None:
+    async with serving() as server:
+        server.model = {"id": "theirs", **says}
+        async with engine_at(server.url) as engine:
+            assert engine.describe().context_tokens == context_tokens
 
 
 async def test_one_callboard_behind_another_answers_the_same(cluster: Cluster) -> None:
