@@ -11,8 +11,10 @@ import pytest
 from callboard.actors.errors import ActorStopped, ActorUnavailable, MailboxFull, Overloaded
 from callboard.actors.policy import Executed
 from callboard.serving.errors import EngineBusy, EngineFailed, NoWorkers, WorkersLost
-from callboard.serving.protocol import Finish, FinishReason, GenerateRequest
+from callboard.serving.placing import Placer
+from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Role
 from callboard.serving.router import Router
+from callboard.serving.worker import Worker
 
 from .serving_fakes import FakeComponent, FakeRef, info, request
 from .test_serving_router import made
@@ -28,6 +30,17 @@ class Flaky(FakeRef):
 
     rng = Random(0)
     calm = False
+    computed = 0
+    """Prompts, by prefill workers."""
+
+    async def ask(self, method: Any, *args: Any) -> Any:
+        if method is not Worker.prefill:
+            return await super().ask(method, *args)
+        await pause(Flaky.rng)
+        if not Flaky.calm and Flaky.rng.random() < 0.3:
+            raise trouble(Flaky.rng)
+        Flaky.computed += 1
+        return {"by": self.name}
 
     def stream(self, _: Any, request: GenerateRequest) -> Any:
         return _Answer(self, request)
@@ -45,20 +58,18 @@ class _Answer:
         while left:
             await pause(rng)
             if not Flaky.calm and rng.random() < 0.2:
-                raise rng.choice(
-                    [
-                        ActorUnavailable("gone", executed=rng.choice([Executed.MAYBE, Executed.NEVER])),
-                        ActorStopped("stopping"),
-                        EngineFailed("broke"),
-                        EngineBusy("full"),
-                        MailboxFull("full"),
-                    ]
-                )
+                raise trouble(rng)
             count = rng.randint(1, left)
             yield list(range(TOKENS - left, TOKENS - left + count))
             left -= count
         made = TOKENS - first
         yield [Finish(reason=FinishReason.LENGTH, prompt_tokens=1, completion_tokens=made)]
+
+
+def trouble(rng: Random) -> Exception:
+    executed = rng.choice([Executed.MAYBE, Executed.NEVER])
+    kinds = (ActorUnavailable("gone", executed=executed), ActorStopped("stopping"), EngineFailed("broke"))
+    return rng.choice([*kinds, EngineBusy("full"), MailboxFull("full")])
 
 
 async def pause(rng: Random) -> None:
@@ -68,6 +79,7 @@ async def pause(rng: Random) -> None:
 
 async def one(router: Router, rng: Random) -> str:
     fields: dict[str, Any] = {"max_tokens": TOKENS, "explain": rng.random() < 0.3}
+    fields["prompt"] = " ".join(str(rng.random()) for _ in range(9))  # in nobody's cache
     if rng.random() < 0.2:
         fields["worker"] = rng.randrange(3)
     if rng.random() < 0.2:
@@ -90,29 +102,53 @@ async def one(router: Router, rng: Random) -> str:
     return "answered"
 
 
-async def churn(component: FakeComponent, rng: Random) -> None:
-    while True:
-        await pause(rng)
-        index = rng.randrange(3)
-        if index in component.refs and rng.random() < 0.5:
-            component.down(index)
-        else:
-            component.up(index, info(block_size=4) if rng.random() < 0.8 else RuntimeError("not yet"))
-            component.refs[index].__class__ = Flaky
-
-
-@pytest.mark.parametrize("mode", ["least-loaded", "kv"])
-@pytest.mark.parametrize("seed", range(8))
-async def test_nothing_is_lost(seed: int, mode: str) -> None:
-    rng = Flaky.rng = Random(seed)
-    Flaky.calm = False
-    component = FakeComponent(*(info(block_size=4) for _ in range(3)))
+def pool(role: Role) -> FakeComponent:
+    component = FakeComponent(*(info(block_size=4, role=role) for _ in range(3)))
     for ref in component.refs.values():
         ref.__class__ = Flaky
+    return component
+
+
+def comes(component: FakeComponent, index: int, role: Role, *, speaks: bool = True) -> None:
+    component.up(index, info(block_size=4, role=role) if speaks else RuntimeError("not yet"))
+    component.refs[index].__class__ = Flaky
+
+
+async def churn(pools: dict[Role, FakeComponent], rng: Random) -> None:
+    while True:
+        await pause(rng)
+        index, role = rng.randrange(3), rng.choice(list(pools))
+        if index in pools[role].refs and rng.random() < 0.5:
+            pools[role].down(index)
+        else:
+            comes(pools[role], index, role, speaks=rng.random() < 0.8)
+
+
+def owes_nothing(placer: Placer) -> bool:
+    assert placer.scheduler.outstanding == {}
+    assert placer._plain == {}
+    return placer.waiting == placer.statistics()["own"] == 0
+
+
+@pytest.mark.parametrize("mode", ["least-loaded", "kv", "prefill"])
+@pytest.mark.parametrize("seed", range(6))
+async def test_nothing_is_lost(seed: int, mode: str) -> None:
+    rng = Flaky.rng = Random(seed)
+    Flaky.calm, Flaky.computed = False, 0
+    pools = {Role.DECODE: pool(Role.DECODE)}
+    if mode == "prefill":
+        pools[Role.PREFILL] = pool(Role.PREFILL)
     router = await made(
-        component, mode=mode, wait_s=0.05, max_outstanding=4, queue_limit=16, session_affinity_ttl_s=60.0
+        pools[Role.DECODE],
+        pools.get(Role.PREFILL),
+        mode="kv" if mode == "prefill" else mode,
+        wait_s=0.05,
+        max_outstanding=12,
+        queue_limit=16,
+        session_affinity_ttl_s=60.0,
+        eff_isl_threshold=1,
     )
-    troubles = asyncio.ensure_future(churn(component, rng))
+    troubles = asyncio.ensure_future(churn(pools, rng))
     answering = [asyncio.ensure_future(one(router, rng)) for _ in range(60)]
     for task in rng.sample(answering, 10):
         await pause(rng)
@@ -120,20 +156,19 @@ async def test_nothing_is_lost(seed: int, mode: str) -> None:
     done, _ = await asyncio.wait(answering, timeout=30)
     assert len(done) == 60
     troubles.cancel()
-    outcomes = [task.result() for task in answering if not task.cancelled()]
-    assert "answered" in outcomes
+    assert all(task.result() for task in answering if not task.cancelled())
+    assert all(owes_nothing(placer) for placer in router._placers)
 
-    placer = router._decode
-    assert placer.scheduler.outstanding == {}
-    assert placer.waiting == 0
-    assert placer._plain == {}
-    assert placer.statistics()["own"] == 0
+    assert (Flaky.computed > 0) is (mode == "prefill")
 
     Flaky.calm = True  # nothing that has been keeps the next one from its answer
-    for index in range(3):
-        component.up(index, info(block_size=4))
-        component.refs[index].__class__ = Flaky
-    await placer.pool.asked()
+    for role, component in pools.items():
+        for index in range(3):
+            comes(component, index, role)
+    for placer in router._placers:
+        await placer.pool.asked()
     calm = [asyncio.ensure_future(one(router, Random(seed))) for _ in range(4)]
     assert {await task for task in calm} <= {"answered", "left"}
-    await placer.pool.close()
+    assert all(owes_nothing(placer) for placer in router._placers)
+    for placer in router._placers:
+        await placer.pool.close()
