@@ -74,6 +74,9 @@ def test_bad_settings_are_all_named() -> None:
         CanarySettings(stall_s=-1, tokens=0, on_stall="restrat")
     for word in ("canary.stall_s", "canary.tokens", "restart"):
         assert word in str(caught.value)
+    for value in (0, float("nan"), -1):
+        with pytest.raises(ConfigError, match=r"canary\.timeout_s is "):
+            CanarySettings(timeout_s=value)
     with pytest.raises(ConfigError, match="stall_s"):
         settings_of(CanarySettings, {"stal_s": 3}, "canary")
 
