@@ -48,6 +48,15 @@ class Worker(Actor):
 
     async def on_start(self) -> None:
         """Load the model."""
+        try:
+            await self._start()
+        except (
+            BaseException
+        ):  # the next try may be made in this process: a model that was loaded must not stay
+            await self.on_stop(StopReason.FAILED)
+            raise
+
+    async def _start(self) -> None:
         if isinstance(self.engine, EventingEngine):
             self.engine.on_kv_changes(self._kv.changed)
         await self.engine.start()

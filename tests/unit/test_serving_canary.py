@@ -179,3 +179,21 @@ async def test_an_engine_that_ends_without_an_end_does_not_pass(monkeypatch: pyt
     monkeypatch.setattr(made.engine, "generate", generate, raising=False)
     with pytest.raises(EngineFailed, match="ended with"):
         await made._try_engine(4)
+
+
+async def test_a_worker_that_cannot_start_gives_its_engine_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    async def fails() -> None:
+        done.append("loaded")
+        raise RuntimeError("no event plane")
+
+    async def close() -> None:
+        done.append("closed")
+
+    made = worker()
+    monkeypatch.setattr(made._loads, "start", fails)
+    monkeypatch.setattr(made.engine, "close", close)
+    with pytest.raises(RuntimeError, match="no event plane"):
+        await made.on_start()
+    assert done == ["loaded", "closed"]
