@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from callboard.actors.policy import StopReason
 from callboard.serving.canary import Canary, CanarySettings, suspicion
 from callboard.serving.errors import EngineFailed
 from callboard.serving.options import settings_of
@@ -197,3 +198,20 @@ async def test_a_worker_that_cannot_start_gives_its_engine_back(monkeypatch: pyt
     with pytest.raises(RuntimeError, match="no event plane"):
         await made.on_start()
     assert done == ["loaded", "closed"]
+
+
+async def test_what_fails_beside_an_engine_does_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    async def fails() -> None:
+        raise RuntimeError("its publisher broke")
+
+    async def close() -> None:
+        closed.append("engine")
+
+    made = worker()
+    monkeypatch.setattr(made._loads, "close", fails)
+    monkeypatch.setattr(made.engine, "close", close)
+    with pytest.raises(RuntimeError, match="its publisher broke"):
+        await made.on_stop(StopReason.COMMANDED)
+    assert closed == ["engine"]
