@@ -62,7 +62,9 @@ class Router(Actor):
     prompts are computed there and handed over. Raises `ConfigError` with every problem.
     """
 
-    concurrency = 4096
+    concurrency = 65_536
+    """So many that it never matters: a request that waited for its turn here would wait without a limit, and what
+    runs is bounded by ``max_outstanding`` and ``queue_limit``, which refuse at once."""
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from callboard.actors.policy import Executed
 from callboard.serving.errors import ContextTooLong, EngineFailed, NoWorkers, WorkersLost
 from callboard.serving.protocol import Finish, FinishReason, Piece, Role, Routed
 from callboard.serving.router import DECISIONS, PREFILL_S, Router
+from callboard.serving.scheduling.settings import RouterSettings
 
 from .serving_fakes import FakeComponent, Play, info, request
 
@@ -211,6 +212,11 @@ async def test_the_blocks_of_answers_count_if_that_is_asked_for(tracks: bool, bl
     assert books["0/0"]["decode_blocks"] == blocks
     await cast("Any", stream).aclose()
     assert router.statistics()["decode"]["ranks"]["0/0"]["decode_blocks"] == 0
+
+
+def test_the_limits_of_a_router_refuse_before_anything_waits_for_its_turn() -> None:
+    settings = RouterSettings()
+    assert Router.concurrency > 32 * settings.max_outstanding + settings.queue_limit
 
 
 # -- with a prefill pool
