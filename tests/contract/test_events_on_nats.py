@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.conformance.events.stage import Speaker, Stage
+from callboard.transports.events.frames import EVENT_BYTES
+from callboard.transports.events.outflow import KEPT_EVENTS
+from callboard.transports.events.publisher import SNAPSHOT_EVERY
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import NetworkSettings
 
@@ -93,3 +97,91 @@ async def test_events_that_flow_while_the_server_dies_are_all_heard(tmp_path: Pa
         flowing = False
         await task
         await at.stage.until(lambda: reader.knows(*speakers))
+
+
+@PLANES
+async def test_frames_larger_than_the_server_takes_travel_in_pieces(tmp_path: Path, plane: str) -> None:
+    async with venue(tmp_path, plane, max_payload_bytes=16 * 1024) as at:
+        speaker = await at.stage.speaker()
+        early = await at.stage.reader(speaker)
+        speaker.say(3, size_bytes=EVENT_BYTES - 10)
+        await at.stage.until(lambda: early.knows(speaker))
+        late = await at.stage.reader(speaker)  # a state in pieces
+        speaker.say(1)
+        await at.stage.until(lambda: early.knows(speaker) and late.knows(speaker))
+        assert early.states[0] == late.states[0] == speaker.id
+
+
+def snapshots(speaker: Speaker) -> int:
+    return speaker.publisher.statistics()["written"]
+
+
+async def silence(at: Venue, speaker: Speaker) -> None:
+    """Have a source answer no question, as if it were frozen; what it has said by now is written."""
+    plane: Any = speaker.publisher._plane
+    await at.stage.until(lambda: plane._write is None or plane._write.done())
+    plane._plane._answers.clear()
+    plane._plane._asked = lambda message: None
+    for subject in list(plane._plane._heard):
+        plane._plane.ignore(subject)
+
+
+@pytest.mark.parametrize("count", [1, 40, 3 * SNAPSHOT_EVERY + 5, KEPT_EVENTS + 2 * SNAPSHOT_EVERY])
+async def test_jetstream_tells_everything_of_a_source_that_is_silent(tmp_path: Path, count: int) -> None:
+    async with venue(tmp_path, "jetstream") as at:
+        speaker = await at.stage.speaker()
+        reader = await at.stage.reader(speaker)
+        while len(speaker.said) < count:
+            speaker.say(min(7, count - len(speaker.said)))
+            await asyncio.sleep(0)
+        await at.stage.until(lambda: reader.knows(speaker) and snapshots(speaker) > 0)
+        await silence(at, speaker)
+        late = await at.stage.reader(speaker)
+        assert late.knows(speaker)
+        assert late.states == [speaker.id]
+
+
+async def test_jetstream_keeps_little_of_a_source_and_nothing_when_it_closed(tmp_path: Path) -> None:
+    async with venue(tmp_path, "jetstream") as at:
+        speaker = await at.stage.speaker()
+        reader = await at.stage.reader(speaker)
+        publisher: Any = speaker.publisher._plane
+        plane, subjects = publisher._plane, publisher._plane.subjects
+
+        async def messages(stream: str) -> int:
+            return int((await plane.jetstream().stream_info(stream)).state.messages)
+
+        most = 0
+        for _ in range(5):
+            for _ in range(SNAPSHOT_EVERY):  # a frame each
+                speaker.say(1)
+                await asyncio.sleep(0)
+            await at.stage.until(lambda: reader.knows(speaker))
+            await at.stage.until(publisher._write.done)
+            most = max(most, await messages(subjects.events_stream("words")))
+            publisher._not_before_s = 0.0
+        assert most <= 3 * SNAPSHOT_EVERY
+        assert snapshots(speaker) >= 5
+        await speaker.publisher.close()
+        assert await messages(subjects.events_stream("words")) == 0
+        assert await messages(f"OBJ_{subjects.snapshots()}") <= 1  # the note that it was deleted
+
+
+async def test_a_server_that_lost_its_store_gets_a_stream_again(tmp_path: Path) -> None:
+    async with venue(tmp_path, "jetstream") as at:
+        speaker = await at.stage.speaker()
+        reader = await at.stage.reader(speaker)
+        speaker.say(3)
+        await at.stage.until(lambda: reader.knows(speaker) and snapshots(speaker) == 1)
+        await at.server.kill()
+        await at.stage.until(down(speaker))
+        shutil.rmtree(at.server.store)
+        await at.server.start()
+        await at.stage.until(lambda: reader.subscription.statistics()["returns"] == 1)
+        await at.stage.until(lambda: speaker.publisher.statistics()["returns"] == 1)
+        publisher: Any = speaker.publisher._plane
+        publisher._not_before_s = 0.0
+        speaker.say(3)
+        await at.stage.until(lambda: reader.knows(speaker) and snapshots(speaker) == 2)
+        await silence(at, speaker)
+        assert (await at.stage.reader(speaker)).knows(speaker)
