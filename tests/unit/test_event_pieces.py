@@ -47,13 +47,25 @@ def test_a_frame_of_which_a_piece_is_lost_is_left_out_and_no_other(frames, room,
     assert got == whole
 
 
+def test_halves_of_two_frames_are_no_frame():
+    (one, first), _ = cut(b"abcd", HEADER_BYTES + 2)
+    _, (other, second) = cut(b"efgh", HEADER_BYTES + 2)
+    pieces = Pieces()
+    assert pieces.add(one, {PIECE: first}) is None
+    assert pieces.add(other, {PIECE: second}) is None
+    assert not pieces.waits
+    assert pieces.incomplete == 1
+
+
 def test_marks_that_make_no_sense_and_frames_without_end_cost_nothing():
     pieces = Pieces()
-    for mark in ("x", "1", "/", "0/0", "2/2", "3/2", "-1/4"):
+    name = "00000000"
+    marks = ["x", "1", "/", "1/2", f"0/0 {name}", f"2/2 {name}", f"3/2 {name}", f"-1/4 {name}"]
+    for mark in [*marks, f"1/2 {name}x", f"{'1' * 5000}/2 {name}", f"1/1 {name}"]:
         assert pieces.add(b"x", {PIECE: mark}) is None
     assert not pieces.waits
     for number in range(1, 100):
-        assert pieces.add(bytes(MOST_BYTES // 20), {PIECE: f"{number}/1000"}) is None
+        assert pieces.add(bytes(MOST_BYTES // 20), {PIECE: f"{number}/1000 {name}"}) is None
     assert not pieces.waits
     assert pieces.add(b"whole", None) == b"whole"
 
