@@ -71,14 +71,21 @@ class Outflow:
         return encode(Kind.EVENTS, self.source, self.last + 1, [])
 
     def answer(self, after: int) -> list[bytes]:
-        """Return the frames for a subscriber that has all events up to ``after``, or `NOTHING`."""
+        """Return the frames for a subscriber that has all events up to ``after``, or `NOTHING`.
+
+        Raises `EventTooLarge` for a value of the snapshot.
+        """
         oldest = self.last - len(self._kept) + 1
         if 0 <= after <= self.last and after + 1 >= oldest:
             kept = list(self._kept)[after + 1 - oldest :]
             return split(Kind.EVENTS, self.source, after + 1, kept)
         if self._snapshot is not None:
             self.snapshots += 1
-            return split(Kind.STATE_END, self.source, self.last, list(self._snapshot()))
+            values = list(self._snapshot())
+            for value in values:
+                if len(value) > EVENT_BYTES:  # no plane would carry it, and who asked would ask for ever
+                    raise EventTooLarge(self.topic, len(value), EVENT_BYTES)
+            return split(Kind.STATE_END, self.source, self.last, values)
         if after == NOTHING:
             return split(Kind.EVENTS, self.source, self.last + 1, [])
         return split(Kind.EVENTS, self.source, oldest, list(self._kept))
