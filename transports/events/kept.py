@@ -14,6 +14,7 @@ from struct import error as StructError
 from nats.aio.client import Client
 
 from ..errors import NoRoute
+from ..nats_client import next_message
 from .errors import BadFrame
 from .frames import Frame, Kind, decode
 from .outflow import NOTHING
@@ -39,7 +40,7 @@ async def read(client: Client, stream: str, subject: str) -> AsyncIterator[tuple
             question = {"seq": sequence, "next_by_subj": subject, "batch": BATCH, "max_bytes": BATCH_BYTES}
             await client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(question).encode(), reply=inbox)
             while True:
-                message = await subscription.next_msg(STEP_S)
+                message = await next_message(subscription, STEP_S)
                 headers = message.headers or {}
                 status = headers.get("Status", "")
                 if status == NOT_FOUND:
