@@ -39,8 +39,8 @@ ROUNDS_BEHIND_SNAPSHOT, ROUNDS_WITHOUT = 1, 4
 """How many times ``snapshot_every`` events of a source stay in the stream, at least."""
 
 CHUNK_BYTES = 128 * 1024
-REST = 9
-"""A source writes no snapshot for so many times as long as the last one took."""
+REST, FAILED_REST_S = 9, 1.0
+"""A source writes no snapshot for so many times as long as the last one took, and at least so long if that failed."""
 
 log = logging.getLogger("callboard.events")
 ERRORS = (nats.errors.Error, OSError, TimeoutError)
@@ -225,7 +225,7 @@ class JetStreamPublisher(NatsPublisher):
 
     async def _write_snapshot(self) -> None:
         time = asyncio.get_running_loop().time
-        begun_s = time()
+        begun_s, failed_before = time(), self.failed_snapshots
         try:
             mark = await self._jetstream.last_sequence(self.source)
             frames = await self._answer(NOTHING)
@@ -239,12 +239,14 @@ class JetStreamPublisher(NatsPublisher):
                 await self._jetstream.forget_events(self.source, last)
         except TransportError as problem:
             self.failed_snapshots += 1
+            self._events_left = 0  # the next event tries again, after the rest
             log.debug("no snapshot of %s: %s", self.source.name, problem)
         except Exception:
             self.failed_snapshots += 1
             log.exception("%s could not say its state", self.source.name)
         finally:
-            self._not_before_s = time() + REST * (time() - begun_s)
+            least_s = FAILED_REST_S if self.failed_snapshots > failed_before else 0.0
+            self._not_before_s = time() + max(least_s, REST * (time() - begun_s))
 
     def statistics(self) -> Mapping[str, int]:
         """Counters of the connection, and of the snapshots."""
