@@ -15,8 +15,10 @@ import pytest
 
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.conformance.events.stage import Speaker, Stage
+from callboard.transports.events.errors import ServerTakesTooLittle
 from callboard.transports.events.frames import EVENT_BYTES
 from callboard.transports.events.outflow import KEPT_EVENTS
+from callboard.transports.events.pieces import LEAST_PAYLOAD_BYTES
 from callboard.transports.events.publisher import SNAPSHOT_EVERY
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import NetworkSettings
@@ -99,9 +101,12 @@ async def test_events_that_flow_while_the_server_dies_are_all_heard(tmp_path: Pa
         await at.stage.until(lambda: reader.knows(*speakers))
 
 
+@pytest.mark.parametrize("most_bytes", [LEAST_PAYLOAD_BYTES, 16 * 1024])
 @PLANES
-async def test_frames_larger_than_the_server_takes_travel_in_pieces(tmp_path: Path, plane: str) -> None:
-    async with venue(tmp_path, plane, max_payload_bytes=16 * 1024) as at:
+async def test_frames_larger_than_the_server_takes_travel_in_pieces(
+    tmp_path: Path, plane: str, most_bytes: int
+) -> None:
+    async with venue(tmp_path, plane, max_payload_bytes=most_bytes) as at:
         speaker = await at.stage.speaker()
         early = await at.stage.reader(speaker)
         speaker.say(3, size_bytes=EVENT_BYTES - 10)
@@ -110,6 +115,45 @@ async def test_frames_larger_than_the_server_takes_travel_in_pieces(tmp_path: Pa
         speaker.say(1)
         await at.stage.until(lambda: early.knows(speaker) and late.knows(speaker))
         assert early.states[0] == late.states[0] == speaker.id
+        if plane == "jetstream":
+            await at.stage.until(lambda: snapshots(speaker) > 0)
+            await silence(at, speaker)
+            assert (await at.stage.reader(speaker)).knows(speaker)
+
+
+@PLANES
+async def test_a_server_that_takes_too_little_is_refused_by_name_limit_and_way_out(
+    tmp_path: Path, plane: str
+) -> None:
+    least = LEAST_PAYLOAD_BYTES
+    async with venue(tmp_path, plane, max_payload_bytes=least - 1) as at:
+        said = (
+            rf"{at.server.port} takes {least - 1:,} bytes .*max_payload.* needs {least:,}: raise max_payload"
+        )
+        with pytest.raises(ServerTakesTooLittle, match=said):
+            await at.stage.speaker()
+        with pytest.raises(ServerTakesTooLittle, match=said):
+            await at.stage.reader()
+
+
+@PLANES
+async def test_a_server_that_comes_back_and_takes_too_little_is_complained_of_until_it_takes_enough(
+    tmp_path: Path, plane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with venue(tmp_path, plane) as at:
+        speaker = await at.stage.speaker()
+        reader = await at.stage.reader(speaker)
+        for most_bytes in (2048, 8192):
+            await at.server.kill()
+            await at.stage.until(down(speaker))
+            speaker.say(2)
+            at.server._max_payload_bytes = most_bytes
+            await at.server.start()
+            if most_bytes < LEAST_PAYLOAD_BYTES:
+                await at.stage.until(lambda: "takes 2,048 bytes" in caplog.text)
+        await at.stage.until(lambda: reader.knows(speaker))
+        of_speaker_and_reader = 2
+        assert caplog.text.count("takes 2,048 bytes") <= of_speaker_and_reader
 
 
 def snapshots(speaker: Speaker) -> int:

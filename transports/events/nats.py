@@ -24,11 +24,11 @@ from nats.aio.subscription import Subscription
 
 from ..backoff import Backoff
 from ..errors import NoRoute, TransportError
-from ..nats_client import close, confirm, connect, publish_now
+from ..nats_client import close, confirm, connect, host_of, next_message, publish_now
 from ..nats_subjects import Subjects
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
-from .errors import SourceGone
-from .pieces import PIECE, Pieces, cut
+from .errors import ServerTakesTooLittle, SourceGone
+from .pieces import LEAST_PAYLOAD_BYTES, PIECE, Pieces, cut
 
 ANSWER_S = 5.0
 """Until the next frame of an answer."""
@@ -41,6 +41,7 @@ HEARD_MESSAGES, HEARD_BYTES = 65_536, 64 * 1024 * 1024
 """Of one subject, on their way to us; what is beyond is dropped by the client, and fetched later."""
 
 RETURN = Backoff(0.05, 2.0)
+QUESTION_BYTES = 64
 WHAT = "Callboard-What"
 NO_RESPONDERS = "503"
 
@@ -91,24 +92,37 @@ class NatsEvents:
 
     async def _connect(self, limit_s: float) -> Client:
         node = self._context.node
-        return await connect(
+        client = await connect(
             self.settings,
             f"callboard events {node}",
             limit_s=limit_s,
             inbox=f"{self.subjects.own(node)}.events",
             closed=self._lost,
         )
+        if client.max_payload < LEAST_PAYLOAD_BYTES:
+            server = host_of(client)
+            await close(client)
+            raise ServerTakesTooLittle(server, client.max_payload, LEAST_PAYLOAD_BYTES)
+        return client
 
     async def _lost(self) -> None:
-        if not (self._closed or self._returning) and self.client is not None:
+        client = self.client
+        # Else it was one that never came into use, or one before this one.
+        is_ours = client is not None and not client.is_connected
+        if is_ours and not (self._closed or self._returning):
             self._returning = True
             self.later(self._return())
 
     async def _return(self) -> None:
+        refusal = ""
         for attempt in itertools.count():
             await asyncio.sleep(RETURN.delay_s(attempt, random.random()))
-            if await self._is_back():
-                break
+            try:
+                if await self._is_back():
+                    break
+            except ServerTakesTooLittle as error:  # whoever set up the server must hear of it, once
+                if refusal != (refusal := str(error)):
+                    log.error("no events until then: %s", error)
         self._returning = False
         self.returns += 1
         for publisher in self.publishers.values():
@@ -121,6 +135,8 @@ class NatsEvents:
         """Connect, and hear again what was heard; True if the connection holds until that is done."""
         try:
             client = await self._connect(self.settings.connect_timeout_s)
+        except ServerTakesTooLittle:
+            raise
         except (TransportError, OSError) as error:
             log.debug("the event plane's NATS server is away: %s", error)
             return False
@@ -134,6 +150,9 @@ class NatsEvents:
         except (TransportError, nats.errors.Error, OSError) as error:
             log.debug("the event plane's NATS server is away again: %s", error)
             await close(client)
+        finally:
+            if self.client is not client:  # cancelled while somebody else had the lock
+                await close(client)
         return client.is_connected
 
     async def renew(self) -> None:
@@ -226,7 +245,7 @@ class NatsEvents:
         self._answers.pop(source.id, None)
 
     def _asked(self, message: Msg) -> None:
-        identifier, _, after = message.data.partition(b" ")
+        identifier, _, after = message.data[:QUESTION_BYTES].partition(b" ")
         answer = self._answers.get(int(identifier)) if identifier.isdigit() else None
         if answer is None or not after.removeprefix(b"-").isdigit():
             self.publish(message.reply, b"", headers={WHAT: "gone"})
@@ -270,7 +289,10 @@ class NatsEvents:
         except nats.errors.Error as error:
             raise SourceGone(source.name, f"NATS: {error}") from None
         try:
-            self.publish(source.address, b"%d %d" % (source.id, after), inbox)
+            if self.client is not client or not self.publish(
+                source.address, b"%d %d" % (source.id, after), inbox
+            ):
+                raise SourceGone(source.name, "the NATS server is away")
             async for frame in _whole(subscription, source.name):
                 yield frame
         except nats.errors.Error as error:
@@ -376,7 +398,7 @@ async def _whole(subscription: Subscription, source: str) -> AsyncIterator[Frame
     """Yield the frames of one answer, to its end. Raises `SourceGone` if one of them does not come."""
     pieces, what, wanted = Pieces(), "", 0
     while what != "last":
-        message = await subscription.next_msg(ANSWER_S)
+        message = await next_message(subscription, ANSWER_S)
         headers = message.headers or {}
         what, _, number = headers.get(WHAT, "").partition(" ")
         if headers.get("Status") == NO_RESPONDERS or what not in ("more", "last"):

@@ -15,6 +15,9 @@ PIECE = "Callboard-Piece"
 HEADER_BYTES = 512
 """Kept free for headers: they count for the server's limit."""
 
+LEAST_PAYLOAD_BYTES = 4096
+"""A server that takes less is refused: most of what it carried would be headers, and JetStream could not be asked."""
+
 MOST_BYTES = 4 * 1024 * 1024
 """Of one frame; pieces that would be more are left out."""
 
