@@ -117,6 +117,8 @@ class NatsEvents:
         refusal = ""
         for attempt in itertools.count():
             await asyncio.sleep(RETURN.delay_s(attempt, random.random()))
+            if self._closed:  # nats-py may have swallowed the cancellation
+                return
             try:
                 if await self._is_back():
                     break
@@ -147,8 +149,8 @@ class NatsEvents:
                     await self._subscribe(subject, handler)
                 await confirm(client)
             await self.renew()
-        except (TransportError, nats.errors.Error, OSError) as error:
-            log.debug("the event plane's NATS server is away again: %s", error)
+        except Exception as error:  # nats-py has many for an end in between; who gives up stays deaf
+            log.debug("the event plane's NATS server is away again: %r", error)
             await close(client)
         finally:
             if self.client is not client:  # cancelled while somebody else had the lock
