@@ -15,6 +15,7 @@ import pytest
 
 from callboard.supervisor.nats_server import NatsServer
 from callboard.testing.conformance.events.stage import Speaker, Stage
+from callboard.transports.errors import NoRoute
 from callboard.transports.events.errors import ServerTakesTooLittle
 from callboard.transports.events.frames import EVENT_BYTES
 from callboard.transports.events.outflow import KEPT_EVENTS
@@ -134,6 +135,15 @@ async def test_a_server_that_takes_too_little_is_refused_by_name_limit_and_way_o
             await at.stage.speaker()
         with pytest.raises(ServerTakesTooLittle, match=said):
             await at.stage.reader()
+
+
+async def test_a_server_without_jetstream_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    async with venue(tmp_path, "jetstream", jetstream=False) as at:
+        for opening in (at.stage.speaker, at.stage.reader):
+            with pytest.raises(
+                NoRoute, match=f"{at.server.port}.*JetStream is off there: .*event_plane to nats"
+            ):
+                await opening()
 
 
 @PLANES

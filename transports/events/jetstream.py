@@ -19,10 +19,17 @@ from contextlib import suppress
 import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
-from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError
+from nats.js.errors import (
+    BadRequestError,
+    BucketNotFoundError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
 from nats.js.object_store import ObjectStore
 
 from ..errors import NoRoute, TransportError
+from ..nats_client import host_of
+from ..nats_log import NO_JETSTREAM
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
 from .frames import Kind, decode
 from .kept import STEP_S, Reading, pack, read, unpack
@@ -98,6 +105,9 @@ class JetStreamEvents(NatsEvents):
                         await self.jetstream().add_stream(config)
                     except BadRequestError:  # it is there with other limits, of another version
                         await self.jetstream().update_stream(config)
+                except ServiceUnavailableError:
+                    way_out = f"{NO_JETSTREAM}, or set event_plane to nats"
+                    raise NoRoute(host_of(self.connected()), way_out) from None
                 except ERRORS as problem:
                     raise NoRoute(name, f"JetStream: {problem}") from None
                 self._topics.add(topic)
