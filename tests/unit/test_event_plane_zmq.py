@@ -6,12 +6,14 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 
 from callboard.transports.events.base import EventPlaneContext, Source
-from callboard.transports.events.zmq import ZmqEvents
+from callboard.transports.events.errors import SourceGone
+from callboard.transports.events.zmq import ZmqEvents, _Outlet
 from callboard.transports.settings import NetworkSettings
 
 
@@ -32,6 +34,41 @@ def plane(directory: Path) -> ZmqEvents:
 
 async def nothing(after: int) -> list[bytes]:
     return [b""]
+
+
+async def test_an_answer_of_which_a_part_was_lost_is_none(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ROUTER drops what is beyond its high-water mark: without its middle a snapshot would be a wrong state."""
+    far, near = plane(directory), plane(directory)
+    say, said = _Outlet._say, list[bytes]()
+
+    def lossy(self: _Outlet, *words: Any) -> None:
+        said.append(words[-1])
+        if words[-1] != b"two" or said.count(b"two") > 1:
+            say(self, *words)
+
+    async def answer(after: int) -> list[bytes]:
+        return [b"one", b"two", b"three"]
+
+    monkeypatch.setattr(_Outlet, "_say", lossy)
+    source = Source(topic="t", component="c", name="c.0", incarnation=1, node="n", id=7)
+    publisher = await far.publisher(source, answer, 1024)
+    subscriber = await near.subscriber("t", lambda source, frame: None)
+    got = list[bytes]()
+
+    async def fetch() -> None:
+        got.clear()
+        async for frame in subscriber.fetch(publisher.source, -1):
+            got.append(frame)
+
+    with pytest.raises(SourceGone, match="part of its answer was lost"):
+        await fetch()
+    assert got == [b"one"]
+    await fetch()
+    assert got == [b"one", b"two", b"three"]
+    await near.close()
+    await far.close()
 
 
 async def test_leaving_a_publisher_in_the_middle_of_its_frames_leaves_no_half_message(
