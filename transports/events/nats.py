@@ -1,8 +1,7 @@
 """Events over core NATS: one subject per source, and one per process where it is asked for what was missed.
 
-An answer is a series of messages to the inbox of whoever asks, each with its number and ``more`` or ``last`` in the
-headers, so that none is whole of which the server or the connection has dropped a part; or one message that says
-``gone``, or ``failed`` and why. While the connection is away nothing comes; when it is back every source that is
+An answer is a series of messages to the inbox of whoever asks, each with a header ``more`` or ``last``; or one that
+says ``gone``, or ``failed`` and why. While the connection is away nothing comes; when it is back every source that is
 followed is asked for what was missed.
 """
 
@@ -28,7 +27,7 @@ from ..errors import NoRoute, TransportError
 from ..nats_client import close, confirm, connect, publish_now
 from ..nats_subjects import Subjects
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
-from .errors import LONGEST_WHY, PART_LOST, SnapshotFailed, SourceGone
+from .errors import LONGEST_WHY, SnapshotFailed, SourceGone
 
 ANSWER_S = 5.0
 """Until the next frame of an answer."""
@@ -37,13 +36,8 @@ MOST_ANSWERS = 64
 PENDING_BYTES = 64 * 1024 * 1024
 """Frames that wait for the server, at most; what is beyond is dropped, and fetched later."""
 
-ANSWER_BYTES = 8 * 1024 * 1024
-"""Answers wait while more than this waits for the server."""
-
-ROOM_S = 0.01
-
 RETURN = Backoff(0.05, 2.0)
-WHAT, PART = "Callboard-What", "Callboard-Part"
+WHAT = "Callboard-What"
 NO_RESPONDERS = "503"
 
 log = logging.getLogger("callboard.events")
@@ -198,17 +192,8 @@ class NatsEvents:
             return
         for number, frame in enumerate(frames):
             what = "last" if number == len(frames) - 1 else "more"
-            if not self.publish(inbox, frame, headers={WHAT: what, PART: str(number)}):
-                return  # whoever asks misses it, and asks again
-            await self._has_room()
-
-    async def _has_room(self) -> None:
-        """Return when an answer may go on: events have the rest of what may wait for the server."""
-        await asyncio.sleep(0)
-        while (client := self.client) is not None and client.is_connected:
-            if client.pending_data_size <= ANSWER_BYTES:
-                return
-            await asyncio.sleep(ROOM_S)
+            self.publish(inbox, frame, headers={WHAT: what})
+            await asyncio.sleep(0)
 
     # -- subscribers
 
@@ -226,7 +211,7 @@ class NatsEvents:
         subscription = await client.subscribe(inbox, pending_msgs_limit=1_000_000)
         try:
             self.publish(source.address, b"%d %d" % (source.id, after), inbox)
-            what, expected = "more", 0
+            what = "more"
             while what == "more":
                 message = await subscription.next_msg(ANSWER_S)
                 headers = message.headers or {}
@@ -235,9 +220,6 @@ class NatsEvents:
                     raise SnapshotFailed(source.topic, message.data.decode(errors="replace"))
                 if headers.get("Status") == NO_RESPONDERS or what not in ("more", "last"):
                     raise SourceGone(source.name, "nobody answers for it")
-                if headers.get(PART) != str(expected):
-                    raise SourceGone(source.name, PART_LOST)
-                expected += 1
                 yield message.data
         except nats.errors.Error as error:
             raise SourceGone(source.name, f"NATS: {error}") from None
