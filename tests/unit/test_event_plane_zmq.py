@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import zmq
 
 from callboard.transports.events.base import EventPlaneContext, Source
 from callboard.transports.events.errors import SourceGone
-from callboard.transports.events.zmq import ZmqEvents, _Outlet
+from callboard.transports.events.zmq import QUEUED_FRAMES, ZmqEvents, _Outlet
 from callboard.transports.settings import NetworkSettings
 
 
@@ -67,6 +68,25 @@ async def test_an_answer_of_which_a_part_was_lost_is_none(
     assert got == [b"one"]
     await fetch()
     assert got == [b"one", b"two", b"three"]
+    await near.close()
+    await far.close()
+
+
+async def test_what_waits_for_a_subscriber_that_does_not_read_is_bounded(directory: Path) -> None:
+    far, near = plane(directory), plane(directory)
+    source = Source(topic="t", component="c", name="c.0", incarnation=1, node="n", id=7)
+    publisher = await far.publisher(source, nothing, 1024)
+    got = list[bytes]()
+    subscriber = await near.subscriber("t", lambda source, frame: got.append(frame))
+    await subscriber.follow(publisher.source)
+    sent = 6 * QUEUED_FRAMES
+    for _ in range(sent):  # in one turn: nothing is read meanwhile
+        publisher.send(bytes(1000))
+    async with asyncio.timeout(30):
+        while b"end" not in got[-100:]:
+            publisher.send(b"end")
+            await asyncio.sleep(0)
+    assert 0 < got.count(bytes(1000)) < sent
     await near.close()
     await far.close()
 

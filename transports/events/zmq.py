@@ -38,8 +38,9 @@ REQUEST = Struct("<QQq")
 PART = Struct("<QI")
 WELCOME = b"?"
 SUBSCRIBED = 1
-QUEUED_FRAMES = 100_000
-"""High-water mark of PUB and SUB; what is beyond it is fetched."""
+QUEUED_FRAMES = 4096
+"""High-water mark of PUB and SUB; what is beyond it is fetched. A frame may have 256 KiB and more, and a subscriber
+that is frozen may stay so: this is all that it costs each publisher."""
 
 ANSWERED_FRAMES = 4096
 FOLLOW_S = 5.0
