@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import zmq
 
+from callboard.transports.errors import BadAddress, TransportError
 from callboard.transports.events.base import EventPlaneContext, Source
 from callboard.transports.events.errors import SourceGone
 from callboard.transports.events.zmq import QUEUED_FRAMES, ZmqEvents, _Outlet
+from callboard.transports.ipc import socket_path
 from callboard.transports.settings import NetworkSettings
 
 
@@ -89,6 +91,21 @@ async def test_what_waits_for_a_subscriber_that_does_not_read_is_bounded(directo
     assert 0 < got.count(bytes(1000)) < sent
     await near.close()
     await far.close()
+
+
+async def test_sockets_that_cannot_be_bound_are_closed_and_leave_no_file(directory: Path) -> None:
+    source = Source(topic="t", component="c", name="c.0", incarnation=1, node="n", id=7)
+    long = plane(directory / ("d" * 100))
+    with pytest.raises(BadAddress, match="set a shorter"):
+        await long.publisher(source, nothing, 1024)
+    await asyncio.wait_for(long.close(), 30)  # with a socket open it would wait for ever
+    half = plane(directory)
+    blocked = socket_path(str(directory), f"{half._context.node}/replay")
+    Path(blocked).mkdir()
+    with pytest.raises(TransportError, match="cannot bind"):
+        await half.publisher(source, nothing, 1024)
+    await asyncio.wait_for(half.close(), 30)
+    assert [path.name for path in directory.iterdir()] == [Path(blocked).name]
 
 
 async def test_leaving_a_publisher_in_the_middle_of_its_frames_leaves_no_half_message(

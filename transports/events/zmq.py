@@ -140,9 +140,12 @@ class _Outlet:
             self.address = "|".join(
                 [host_id(), *self._bind_ipc(publish, reply, own), *_bind_tcp(publish, reply, own.settings)]
             )
-        except zmq.ZMQError as problem:
+        except (zmq.ZMQError, TransportError) as problem:
             publish.close(0)
             reply.close(0)
+            self._remove_files()
+            if isinstance(problem, TransportError):
+                raise
             raise TransportError(f"the event plane cannot bind its sockets: {problem}") from None
         self._publish = Watched(publish, self._subscribed)
         self._reply = Watched(reply, self._asked)
@@ -215,6 +218,9 @@ class _Outlet:
             await asyncio.wait(self._tasks)
         self._publish.close(0)
         self._reply.close(0)
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         for path in self._paths:
             remove_socket(path)
 
