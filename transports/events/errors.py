@@ -8,6 +8,9 @@ LONGEST_WHY = 4096
 """Bytes of a reason that travel."""
 
 
+PART_LOST = "a part of its answer was lost on the way"
+
+
 class BadFrame(TransportError, ValueError):
     """What came is no frame of events."""
 
