@@ -108,9 +108,11 @@ class EventSubscription:
     def resync(self, source: Source) -> None:
         """Have a source tell everything again: what came of it did not make sense."""
         followed = self._followed.get(source.id)
-        if followed is not None and not followed.inflow.fetching:
-            followed.inflow.restart(forget=True)
-            self._work(followed)
+        if followed is None or (followed.inflow.fetching and followed.inflow.has == NOTHING):
+            return
+        followed.inflow.restart(forget=True)
+        followed.resume_after = NOTHING
+        self._work(followed)
 
     # -- what comes
 
