@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import cast
 
+import pytest
+
 from callboard.transports.events.base import EventPlane, Source
 from callboard.transports.events.frames import Kind, encode
 from callboard.transports.events.inflow import Events, State
@@ -93,4 +95,19 @@ async def test_who_waits_for_the_state_already_gets_it_once() -> None:
     assert await subscription.take() == [(SOURCE, State(3, [b"abc"]))]
     plane.received(SOURCE, events(4, b"d"))
     assert await subscription.take() == [(SOURCE, Events(4, [b"d"]))]
+    await subscription.close()
+
+
+async def test_whatever_a_plane_raises_the_source_is_asked_again_and_it_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plane, subscription = Asked(), EventSubscription("words")
+    await subscription.open(cast("EventPlane", plane))
+    subscription.add(SOURCE)
+    for _ in range(3):
+        (await plane.asked(NOTHING)).set_exception(ZeroDivisionError("a plane of somebody else"))
+    (await plane.asked(NOTHING)).set_result(STATE)
+    await subscription.synced()
+    assert subscription.statistics()["failed_fetches"] == 3
+    assert ["a plane of somebody else" in record.getMessage() for record in caplog.records] == [True]
     await subscription.close()
