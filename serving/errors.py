@@ -103,6 +103,17 @@ class WrongRole(ServingError):
         return type(self), (self.role, self.asked)
 
 
+class OtherTokenizer(ServingError):
+    """The worker takes other token ids than the request has, or text, or no text: it is another one than was known."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"{model} is served with another tokenizer than before; ask again")
+
+    def __reduce__(self) -> tuple[type[OtherTokenizer], tuple[str]]:
+        return type(self), (self.model,)
+
+
 class EngineFailed(ServingError):
     """The engine behind a worker failed, not the request: another worker may do it."""
 

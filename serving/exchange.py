@@ -23,6 +23,9 @@ EVENTS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+BODY_S = 60.0
+"""How long a client may take to send a body: until then it has a place among ``max_requests``."""
+
 _PLAIN_ID = re.compile(rb"[!-~]{1,128}")
 
 
@@ -74,11 +77,19 @@ class Exchange:
     # -- in
 
     async def body(self, limit_bytes: int) -> bytearray:
-        """Return the request's body. Raises `HttpError` (413, 415) and `ClientLeft`."""
+        """Return the request's body. Raises `HttpError` (408, 413, 415) and `ClientLeft`."""
         self._check_encoding()
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit_bytes:
             raise _too_large(int(announced), limit_bytes)
+        try:
+            async with asyncio.timeout(BODY_S):
+                return await self._read(limit_bytes)
+        except TimeoutError:
+            text = f"the body did not come within {BODY_S:g} s"
+            raise HttpError(408, text, code="request_timeout") from None
+
+    async def _read(self, limit_bytes: int) -> bytearray:
         body = bytearray()
         while True:
             message = await self._receive()
@@ -120,7 +131,10 @@ class Exchange:
             await self.end(error_event(error))
             return
         headers = error.headers()
-        if error.status == 413:  # the rest of the body is not read: the connection cannot be used again
+        if error.status in (
+            408,
+            413,
+        ):  # the rest of the body is not read: the connection cannot be used again
             headers.append((b"connection", b"close"))
         await self.answer(error.status, error.body(), headers)
 

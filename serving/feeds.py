@@ -20,7 +20,7 @@ from .kv.follower import KvFollower
 from .kv.publisher import KV, LOAD, Loads
 from .kv.view import CacheView
 from .placing import Placer
-from .scheduling.replica import RoutingChange, RoutingChanges, events_of
+from .scheduling.replica import RoutingChange, RoutingChanges, in_events
 
 ROUTING = Topic("routing", RoutingChanges)
 
@@ -48,9 +48,7 @@ class Feeds:
         follower = self.followers[component] = KvFollower(view)
         subscription = await self._context.events.subscribe(KV, component=component)
         self._read(f"kv of {component}", subscription, lambda: _caches(subscription, follower))
-        with suppress(
-            TimeoutError, SnapshotFailed
-        ):  # one worker's trouble is told, and does not stop a router
+        with suppress(TimeoutError, SnapshotFailed):  # one worker's trouble does not stop a router
             async with asyncio.timeout(FIRST_STATE_S):
                 await subscription.synced()
 
@@ -63,7 +61,7 @@ class Feeds:
         """Exchange what runs where with the other instances of this router; returns what to tell of each change."""
         events = self._context.events
         publisher = await events.publisher(
-            ROUTING, snapshot=lambda: events_of(placer.scheduler.snapshot(time.monotonic()))
+            ROUTING, snapshot=lambda: in_events(placer.scheduler.snapshot(time.monotonic()))
         )
         own = publisher.source.id
         subscription = await events.subscribe(ROUTING, component=self._context.component)
@@ -71,9 +69,9 @@ class Feeds:
         fresh: list[RoutingChange] = []
 
         def flush() -> None:
-            told = fresh.copy()
-            fresh.clear()
-            for event in events_of(told):
+            changes = fresh.copy()
+            fresh.clear()  # first: whatever becomes of these, the next ones are told
+            for event in in_events(changes):
                 publisher.send(event)
 
         def tell(change: RoutingChange) -> None:

@@ -18,10 +18,12 @@ from callboard.actors.errors import (
 from callboard.transports.errors import TooLarge
 
 from .errors import (
+    BadTokenizer,
     ContextTooLong,
     EngineBusy,
     EngineFailed,
     NoWorkers,
+    OtherTokenizer,
     RequestRefused,
     ServingError,
     UnknownModel,
@@ -101,10 +103,15 @@ def as_http_error(error: Exception) -> HttpError:
         case EngineBusy():
             return HttpError(OVERLOADED, str(error), code="overloaded", retry_after_s=error.retry_after_s)
         case EngineFailed():
-            return HttpError(503, str(error), code="engine_failed", retry_after_s=1)
+            # Its reason may hold the address of an upstream, or a path: it is in the log.
+            return HttpError(503, "the engine of a worker failed", code="engine_failed", retry_after_s=1)
+        case BadTokenizer():
+            return HttpError(500, "the tokenizer of this model cannot be used", code="internal_error")
         case WorkersLost():
             text = f"{error.count} workers in a row failed while they had this request"
             return HttpError(500, text, code="workers_lost")
+        case OtherTokenizer():
+            return HttpError(503, str(error), code="other_tokenizer", retry_after_s=1)
         case RequestRefused():
             return HttpError(error.status, str(error), code="request_refused")
         case MailboxFull() | Overloaded():

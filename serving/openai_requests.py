@@ -75,6 +75,7 @@ PASSED = (
     "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos", "stop_token_ids",
     "skip_special_tokens", "spaces_between_special_tokens", "chat_template_kwargs", "guided_json", "guided_regex",
     "guided_choice", "guided_grammar", "structured_outputs", "bad_words", "include_stop_str_in_output",
+    "repeat_penalty", "repeat_last_n", "grammar",
 )  # fmt: skip
 """Fields that are the engine's affair: they are passed on, if its kind takes any (``ModelInfo.takes_extra``)."""
 

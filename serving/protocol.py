@@ -112,6 +112,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     messages: list[Message] = []
     tokens: bytes = b""
     """The prompt as token ids, little-endian u32 one after the other (`callboard.serving.kv.hashing.pack`)."""
+    tokenizer: str = ""
+    """Whose ids these are, as `ModelInfo.tokenizer` has it: a worker with another one refuses. Empty: not known."""
     done: list[str | int] = []
     """Pieces of the answer that the client has: an engine continues after them as if it had made them.
 

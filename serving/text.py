@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from msgspec.structs import replace
 
+from callboard.actors.errors import ActorError
+
 from .backend import RouterBackend
 from .engines.stopping import StopScanner
-from .errors import ContextTooLong, RequestRefused
+from .errors import ContextTooLong, OtherTokenizer, RequestRefused
 from .http_errors import HttpError
 from .openai_pieces import Shown
 from .protocol import Finish, FinishReason, GenerateRequest, Input, ModelInfo, Piece, Token
@@ -37,20 +39,46 @@ class TextBackend:
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Piece], None]:
         """Yield batches of pieces, none of which is a token id."""
+        if self._routers.outdated:
+            self._remember([])
         info = self._infos.get(request.model)
-        if info is not None and info.input is Input.TEXT and not request.tokens:
-            _check_extra(request, info)
-            return self._routers.generate(request)
-        return self._generate(request, info)
+        if info is None or info.input is not Input.TEXT or request.tokens or _objection(request, info):
+            return self._generate(request, info)
+        return self._routers.generate(request)
 
     async def _generate(
         self, request: GenerateRequest, info: ModelInfo | None
     ) -> AsyncGenerator[list[Piece], None]:
+        is_new = info is None
         if info is None:
-            await self.models()
-            info = self._infos.get(request.model)
-        if info is not None:
-            _check_extra(request, info)
+            info = await self._learn(request.model)
+        while True:
+            begun = False
+            try:
+                async with aclosing(self._answer(request, info)) as batches:
+                    async for batch in batches:
+                        begun = True
+                        yield batch
+                return
+            except (OtherTokenizer, RequestRefused, ContextTooLong, HttpError) as error:
+                # The worker may have come back as another one since it was asked what it serves.
+                known, info = info, None
+                if not (begun or is_new):
+                    with suppress(ActorError):
+                        info = await self._learn(request.model)
+                if info is None or (info == known and not isinstance(error, OtherTokenizer)):
+                    raise
+                is_new = True
+
+    async def _learn(self, model: str) -> ModelInfo | None:
+        self._remember(await self._routers.models(wait=True))
+        return self._infos.get(model)
+
+    async def _answer(
+        self, request: GenerateRequest, info: ModelInfo | None
+    ) -> AsyncGenerator[list[Piece], None]:
+        if info is not None and (objection := _objection(request, info)) is not None:
+            raise objection
         if info is None or info.input is Input.TEXT:
             if request.tokens and info is not None:
                 raise RequestRefused(f"{request.model} takes text, no token ids")
@@ -62,7 +90,7 @@ class TextBackend:
         tokens = request.tokens or await _tokens(tokenizer, request)
         if len(tokens) // 4 >= info.context_tokens:
             raise ContextTooLong(len(tokens) // 4, info.context_tokens)
-        asked = replace(request, tokens=tokens, prompt="", messages=[], stop=[])
+        asked = replace(request, tokens=tokens, tokenizer=info.tokenizer, prompt="", messages=[], stop=[])
         answer = _Text(tokenizer.decoder(), request.stop, len(tokens) // 4)
         async with aclosing(self._routers.generate(asked)) as batches:
             async for batch in batches:
@@ -88,8 +116,12 @@ class TextBackend:
     async def models(self) -> list[ModelInfo]:
         """Return what is served, and remember it."""
         infos = await self._routers.models()
-        self._infos = {info.model: info for info in infos}
+        self._remember(infos)
         return infos
+
+    def _remember(self, infos: list[ModelInfo]) -> None:
+        self._routers.outdated = False
+        self._infos = {info.model: info for info in infos}
 
     async def workers(self) -> dict[str, int]:
         """Return the workers that are up, with the requests outstanding on each."""
@@ -100,18 +132,18 @@ class TextBackend:
         return await self._routers.statistics()
 
 
-def _check_extra(request: GenerateRequest, info: ModelInfo) -> None:
-    """A field that the engine would ignore is refused. Raises `HttpError`."""
+def _objection(request: GenerateRequest, info: ModelInfo) -> HttpError | None:
+    """Return why a request is refused that has a field which the engine would ignore."""
     if request.logprobs is not None and not info.gives_logprobs:
         text = f"logprobs: {info.model} has no probabilities (its engine is {info.engine}); leave it out"
-        raise HttpError(400, text, code="unsupported_parameter", param="logprobs")
+        return HttpError(400, text, code="unsupported_parameter", param="logprobs")
     if info.takes_extra or not (request.extra or any(message.fields for message in request.messages)):
-        return
+        return None
     names = sorted(request.extra) or sorted({name for m in request.messages for name in m.fields})
     text = (
         f"{', '.join(names)}: {info.model} does not support this (its engine is {info.engine}); leave it out"
     )
-    raise HttpError(400, text, code="unsupported_parameter", param=names[0])
+    return HttpError(400, text, code="unsupported_parameter", param=names[0])
 
 
 async def _tokens(tokenizer: Tokenizer, request: GenerateRequest) -> bytes:

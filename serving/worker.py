@@ -14,10 +14,11 @@ from callboard.actors.policy import StopReason
 from .canary import Canary, CanarySettings
 from .engines import make_engine
 from .engines.base import EventingEngine, HandoverEngine
-from .errors import EngineFailed, UnknownModel, WrongRole
+from .errors import EngineFailed, OtherTokenizer, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
 from .kv.sources import make_source
-from .protocol import Finish, GenerateRequest, Load, ModelInfo, Piece, Role
+from .options import settings_of
+from .protocol import Finish, GenerateRequest, Input, Load, ModelInfo, Piece, Role
 
 
 class Worker(Actor):
@@ -37,11 +38,13 @@ class Worker(Actor):
         kv_events: Mapping[str, Any] | None = None,
     ) -> None:
         self.engine = make_engine(engine)
-        self._canary = Canary(CanarySettings.of(canary or {}), self._try_engine, self._sick)
+        self._canary = Canary(
+            settings_of(CanarySettings, canary or {}, "canary"), self._try_engine, self._sick
+        )
         self._kv = KvPublisher(self.context.events)
         self._source = make_source(kv_events, self._kv.changed) if kv_events else None
         self._loads = LoadPublisher(self.context.events, lambda: self.engine.load().ranks)
-        self._model = ""
+        self._model = self._tokenizer = ""
 
     async def on_start(self) -> None:
         """Load the model."""
@@ -50,6 +53,7 @@ class Worker(Actor):
         await self.engine.start()
         info = self.engine.describe()
         self._model = info.model
+        self._tokenizer = info.tokenizer if info.input is Input.TOKENS else ""
         if (info.kv_events or self._source is not None) and self.context.events.plane != "none":
             await self._kv.start()
         else:
@@ -72,10 +76,9 @@ class Worker(Actor):
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:
         """Yield the text or the id of each token, then one `Finish`.
 
-        Raises `UnknownModel`, `EngineFailed` if the canary died, and what the engine raises.
+        Raises `UnknownModel`, `OtherTokenizer`, and what the engine raises.
         """
-        if request.model != self._model:  # whoever sent it here knows an incarnation of before
-            raise UnknownModel(request.model, [self._model])
+        self._check(request)
         watch = self._canary
         watch.begin()
         pieces = self.engine.generate(request)
@@ -89,9 +92,8 @@ class Worker(Actor):
 
     @idempotent
     async def prefill(self, request: GenerateRequest) -> dict[str, Any]:
-        """Compute a prompt for a decode worker; returns its ``handover``. Raises `UnknownModel`, `WrongRole`."""
-        if request.model != self._model:
-            raise UnknownModel(request.model, [self._model])
+        """Compute a prompt for a decode worker; returns its ``handover``. Raises like `generate`, and `WrongRole`."""
+        self._check(request)
         if not isinstance(self.engine, HandoverEngine):
             raise WrongRole("both, without handover", "prefill")
         self._canary.begin()
@@ -99,6 +101,13 @@ class Worker(Actor):
             return await self.engine.prefill(request)
         finally:
             self._canary.end()
+
+    def _check(self, request: GenerateRequest) -> None:
+        """Whoever sent it here may know an incarnation of before."""
+        if request.model != self._model:
+            raise UnknownModel(request.model, [self._model])
+        if request.tokenizer != self._tokenizer and (request.tokenizer or not request.tokens):
+            raise OtherTokenizer(request.model)
 
     @interleave  # also while `concurrency` generations run
     def describe(self) -> ModelInfo:
@@ -144,7 +153,8 @@ class Worker(Actor):
 
     def _sick(self, why: str) -> None:
         """Fail, so that the supervisor starts another one and routers go elsewhere."""
-        self.context.ref.tell(Worker.fail, why)
+        # Not a tell: behind an engine that hangs the mailbox may be full.
+        self.context.start_timer("sick", 0.0, Worker.fail, why)
 
     @interleave
     async def fail(self, why: str) -> None:

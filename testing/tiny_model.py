@@ -49,7 +49,7 @@ def make_tiny_tokenizer(directory: Path, seed: int = 0) -> int:
 
 
 def make_tiny_model(directory: Path, seed: int = 0) -> int:
-    """Write a Llama with random weights (about 0.5 million) and its tokenizer; returns the size of the vocabulary.
+    """Write a Llama with random weights (about 0.6 million) and its tokenizer; returns the size of the vocabulary.
 
     Needs torch and transformers. The same seed gives the same weights.
     """
@@ -69,7 +69,9 @@ def make_tiny_model(directory: Path, seed: int = 0) -> int:
         max_position_embeddings=4096,
         bos_token_id=0,
         eos_token_id=1,
-        tie_word_embeddings=True,
+        # With tied embeddings, or smaller weights, it would say its last token again and again.
+        tie_word_embeddings=False,
+        initializer_range=0.1,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     return size

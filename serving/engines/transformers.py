@@ -19,7 +19,7 @@ from typing import Any
 
 from callboard.transports.errors import ConfigError
 
-from ..errors import ContextTooLong, EngineFailed, MissingServingExtra
+from ..errors import ContextTooLong, EngineFailed, MissingServingExtra, RequestRefused
 from ..kv.hashing import unpack
 from ..protocol import Finish, FinishReason, GenerateRequest, Input, Load, ModelInfo, Piece, Token
 
@@ -77,7 +77,7 @@ class TransformersEngine:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._places = asyncio.Semaphore(settings.max_running)
-        self._context_tokens, self._eos = 0, frozenset[int]()
+        self._context_tokens, self._vocabulary, self._eos = 0, 0, frozenset[int]()
         self._created_s = int(time.time())
         self.running = self.waiting = self.finished = self.cancelled = self.failed = 0
         self.tokens = self.prompt_tokens = 0
@@ -98,6 +98,7 @@ class TransformersEngine:
         self._cache_name = "cache" if "cache" in names else "past_key_values"  # which was its name before
         config = self._model.config
         self._context_tokens = int(getattr(config, "max_position_embeddings", 0) or 4096)
+        self._vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
         eos = self._model.generation_config.eos_token_id
         self._eos = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
         self._thread = threading.Thread(target=self._compute, name="transformers", daemon=True)
@@ -109,7 +110,7 @@ class TransformersEngine:
 
         torch.set_num_threads(self.settings.threads)
         model = AutoModelForCausalLM.from_pretrained(
-            self.settings.path, local_files_only=True, trust_remote_code=False
+            self.settings.path, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
         model.eval()  # type: ignore[no-untyped-call]
         return model
@@ -146,42 +147,61 @@ class TransformersEngine:
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
-        """Yield ids, then a `Finish`. Raises `ContextTooLong`, and `EngineFailed` if the computation fails."""
+        """Yield ids, then a `Finish`.
+
+        Raises `ContextTooLong`, `RequestRefused` for an id that the model does not have, and `EngineFailed` if the
+        computation fails.
+        """
         prompt = list(unpack(request.tokens))
         ids = prompt + [piece for piece in request.done if isinstance(piece, int)]
         room = self._context_tokens - len(ids)
         if room < 1 or not ids:
             self.failed += 1
             raise ContextTooLong(len(ids), self._context_tokens)
+        if (largest := max(ids)) >= self._vocabulary:
+            self.failed += 1
+            raise RequestRefused(
+                f"token id {largest} is not in the model's vocabulary of {self._vocabulary}; "
+                "encode the prompt with the model's own tokenizer"
+            )
         wanted = self.settings.answer_tokens if request.max_tokens is None else request.max_tokens
         job = _Job(request, ids, min(wanted, room), asyncio.Queue())
-        reason, count, ended = FinishReason.LENGTH, 0, False
-        self.waiting += 1
-        async with self._places:
-            self.waiting -= 1
-            self.running += 1
-            self.prompt_tokens += len(prompt)
-            try:
-                if job.limit > 0:
-                    self._jobs.put(job)
-                while count < job.limit:
-                    piece = await job.out.get()
-                    if isinstance(piece, Exception):
-                        self.failed += 1
-                        raise EngineFailed(f"{type(piece).__name__}: {piece}")
-                    if piece is None:
-                        reason = FinishReason.STOP
-                        break
-                    count += 1
-                    yield piece
-                ended = True
-            finally:
-                job.left = True
-                self.running -= 1
-                self.tokens += count
-                self.finished += ended
-                self.cancelled += not ended
+        reason, count, ended, failed = FinishReason.LENGTH, 0, False, False
+        await self._wait_for_place()
+        self.running += 1
+        self.prompt_tokens += len(prompt)
+        try:
+            if job.limit > 0:
+                self._jobs.put(job)
+            while count < job.limit:
+                piece = await job.out.get()
+                if failed := isinstance(piece, Exception):
+                    raise EngineFailed(f"{type(piece).__name__}: {piece}")
+                if piece is None:
+                    reason = FinishReason.STOP
+                    break
+                count += 1
+                yield piece
+            ended = True
+        finally:
+            job.left = True
+            self._places.release()
+            self.running -= 1
+            self.tokens += count
+            self.finished += ended
+            self.failed += failed
+            self.cancelled += not (ended or failed)
         yield Finish(reason=reason, prompt_tokens=len(prompt), completion_tokens=count)
+
+    async def _wait_for_place(self) -> None:
+        self.waiting += 1
+        try:
+            await self._places.acquire()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.waiting -= 1
 
     # -- in the thread
 

@@ -10,6 +10,7 @@ Closing a generation closes its connection, by which these servers abort the req
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec import structs
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
@@ -28,10 +30,16 @@ from ..protocol import Delta, Finish, FinishReason, GenerateRequest, Input, Load
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
+END_S = 0.1
+"""How long the end of a body may come after its end mark."""
 LINE_BYTES = 4 * 1024 * 1024
 """Longest event of a stream."""
 
 BUSY = (429, 503, 529)
+MISPLACED = (401, 403, 404, 405)
+"""The worker's key, model or address is wrong, which is no fault of the request."""
+BROKEN = ("abort", "error")
+"""What vLLM and SGLang call an end that nobody asked for."""
 AGAIN_S = 0.25
 TEXT_BYTES = 500
 """Of an upstream's error that is passed on."""
@@ -103,6 +111,8 @@ class UpstreamEngine:
         self._upstream_model = settings.upstream_model
         self._context_tokens = settings.context_tokens
         self._created_s = int(time.time())
+        self._names_requests = True
+        """False for a server that takes only ids of its own kind: llama-cpp-python's refuses all but UUIDs."""
         self.running = self.finished = self.cancelled = self.failed = 0
         self.tokens = self.prompt_tokens = self.cached_tokens = 0
 
@@ -139,15 +149,21 @@ class UpstreamEngine:
             )
         self._upstream_model = wanted
         if not self._context_tokens:
-            said = models[names.index(wanted)].get("max_model_len")
+            model = models[names.index(wanted)]
+            meta = model.get("meta")  # llama.cpp
+            said = meta.get("n_ctx") if isinstance(meta, dict) else model.get("max_model_len")
             self._context_tokens = said if type(said) is int and said > 0 else 131_072
 
     async def _wait_for_models(self) -> list[dict[str, Any]]:
         until_s, why = time.monotonic() + self.settings.start_timeout_s, ""
         assert self._session is not None
         while True:
+            headers = {"x-request-id": "callboard-start"} if self._names_requests else {}
             try:
-                async with self._session.get(f"{self._url}/v1/models") as response:
+                async with self._session.get(f"{self._url}/v1/models", headers=headers) as response:
+                    if response.status == 400 and self._names_requests:
+                        self._names_requests = False
+                        continue
                     if response.status == 200:
                         listed = orjson.loads(await response.read())
                         return [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
@@ -271,7 +287,9 @@ class UpstreamEngine:
         self, path: str, body: bytes, request: GenerateRequest
     ) -> AsyncGenerator[dict[str, Any], None]:
         assert self._session is not None
-        headers = {"content-type": "application/json", "x-request-id": request.request_id}
+        headers = {"content-type": "application/json"}
+        if self._names_requests:
+            headers["x-request-id"] = request.request_id
         if request.traceparent:
             headers |= {"traceparent": request.traceparent, "tracestate": request.tracestate}
         try:
@@ -299,9 +317,17 @@ class _Answer:
         self._usage: dict[str, Any] = {}
 
     def take(self, event: dict[str, Any]) -> list[Piece]:
-        """Return the pieces of an event. Raises `EngineFailed`."""
-        if "error" in event:
-            raise EngineFailed(f"the upstream says: {str(event['error'])[:TEXT_BYTES]}")
+        """Return the pieces of an event. Raises `EngineFailed`, also for one of another shape."""
+        try:
+            return self._take(event)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, RequestRefused):
+                raise
+            raise EngineFailed(f"the upstream's event has another shape: {error}") from None
+
+    def _take(self, event: dict[str, Any]) -> list[Piece]:
+        if error := event.get("error"):
+            raise EngineFailed(f"the upstream says: {str(error)[:TEXT_BYTES]}")
         usage = event.get("usage")
         if isinstance(usage, dict):
             self._usage = usage
@@ -309,6 +335,8 @@ class _Answer:
         for choice in event.get("choices") or ():
             pieces += self._pieces(choice)
             if (reason := choice.get("finish_reason")) is not None:
+                if reason in BROKEN:
+                    raise EngineFailed(f'the upstream ended the answer with "{reason}"')
                 self.reason = _REASONS.get(reason, FinishReason.STOP)
         return pieces if self._wants else []
 
@@ -323,11 +351,13 @@ class _Answer:
             self.count += len(ids or ())
             return list(ids or ())
         text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"text is {type(text).__name__}")
         pieces: list[Piece] = []
-        if text:
+        logprobs = choice.get("logprobs") if self._logprobs else None
+        if text or logprobs:  # a token that is part of a character has no text yet
             self.count += 1
-            logprobs = choice.get("logprobs") if self._logprobs else None
-            pieces += _tokens(text, logprobs) if logprobs else [text]
+            pieces += _tokens(text or "", logprobs) if logprobs else [text or ""]
         if isinstance(delta, dict):
             others = {
                 k: v for k, v in delta.items() if k not in ("content", "role") and v not in (None, [], "")
@@ -342,7 +372,7 @@ class _Answer:
         prompt = self._usage.get("prompt_tokens") or 0
         return Finish(
             reason=self.reason if self._wants and self.reason is not None else FinishReason.LENGTH,
-            prompt_tokens=max(0, prompt - (self._done if self._gives_ids else 0)),
+            prompt_tokens=max(0, prompt - self._done),  # a piece of text is a token, as these servers stream
             completion_tokens=(self._usage.get("completion_tokens") or self.count) if self._wants else 0,
             cached_tokens=details.get("cached_tokens") or 0,
         )
@@ -353,7 +383,7 @@ _REASONS = {reason.value: reason for reason in FinishReason}
 
 def _tokens(text: str, logprobs: dict[str, Any]) -> list[Piece]:
     """The tokens of a text, from the ``logprobs`` of a chat (``content``) or of a completion (``tokens``)."""
-    tokens: list[Piece] = []
+    tokens: list[Token] = []
     if isinstance(logprobs.get("tokens"), list):
         names, values = logprobs["tokens"], logprobs.get("token_logprobs") or ()
         tops = logprobs.get("top_logprobs") or [None] * len(names)
@@ -363,7 +393,11 @@ def _tokens(text: str, logprobs: dict[str, Any]) -> list[Piece]:
     for entry in logprobs.get("content") or ():
         likeliest = [_token(top) for top in entry.get("top_logprobs") or ()]
         tokens.append(Token(*_token(entry), likeliest))
-    return tokens or [text]
+    if "".join(token.text for token in tokens) != text:  # names of parts of characters: the text counts
+        tokens = [structs.replace(token, text="") for token in tokens]
+        if tokens:
+            tokens[-1] = structs.replace(tokens[-1], text=text)
+    return [*tokens] or ([text] if text else [])
 
 
 def _token(entry: dict[str, Any]) -> tuple[int, str, float]:
@@ -377,6 +411,9 @@ async def _read(response: ClientResponse) -> AsyncIterator[dict[str, Any]]:
             continue
         data = line[5:].strip()
         if data == b"[DONE]":
+            with contextlib.suppress(TimeoutError):  # a connection that is read to its end is used again
+                async with asyncio.timeout(END_S):
+                    await response.content.read()
             return
         event = orjson.loads(data)
         if isinstance(event, dict):
@@ -384,6 +421,8 @@ async def _read(response: ClientResponse) -> AsyncIterator[dict[str, Any]]:
 
 
 async def _judged(response: ClientResponse) -> Exception:
+    if response.status in MISPLACED:  # and the text may quote the key
+        return EngineFailed(f"the upstream refuses this worker (HTTP {response.status})")
     text = (await response.content.read(64 * 1024)).decode("utf-8", "replace")
     try:
         error = orjson.loads(text).get("error")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from callboard.actors.directory import split_name
 from callboard.actors.events import Event, Item, Left, Lost, Snapshot
 from callboard.transports.events.base import Source
@@ -10,6 +12,8 @@ from ..scheduling.demand import Rank
 from .changes import Cleared, KvChanges, Removed, Stored
 from .hashing import unpack_hashes
 from .view import CacheView
+
+log = logging.getLogger("callboard.serving.router")
 
 
 class KvFollower:
@@ -70,10 +74,19 @@ class KvFollower:
         self._doubted.pop(source.id, None)
 
     def _apply(self, worker: int, source: Source, changes: KvChanges) -> bool:
-        index, rank = self._view.index, Rank(worker, changes.dp_rank)
+        rank = Rank(worker, changes.dp_rank)
         self._ranks.setdefault(source.id, set()).add(rank)
         self._view.tells(rank)
-        fits = True
+        try:
+            return self._enter(rank, changes)
+        except (
+            ValueError
+        ) as error:  # another version of callboard, perhaps; the others are followed all the same
+            log.warning("what %s says of its cache makes no sense: %s", source.name, error)
+            return False
+
+    def _enter(self, rank: Rank, changes: KvChanges) -> bool:
+        index, fits = self._view.index, True
         for change in changes.changes:
             if isinstance(change, Stored):
                 self.blocks += len(change.sequence) // 8

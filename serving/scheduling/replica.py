@@ -10,14 +10,8 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-EVENT_BYTES = 128 * 1024
-"""Of the changes of one event, before the last; the event plane carries 512 KiB."""
-
-CHANGE_BYTES = 16
-"""Of a change beside its texts and hashes, at least."""
-
-UTF8_BYTES = 4
-"""Of a character, at most."""
+EVENT_ROOM_BYTES = 256 * 1024
+"""What the changes of one event take at most, about: half of what an event plane carries."""
 
 
 class Added(Struct, frozen=True, array_like=True, tag="a"):
@@ -61,23 +55,36 @@ class RoutingChanges(Struct, frozen=True, array_like=True):
     changes: list[RoutingChange]
 
 
-def events_of(changes: Iterable[RoutingChange]) -> Iterator[RoutingChanges]:
-    """Yield events of bounded size; of a prompt whose hashes alone are larger, the first ones are told."""
-    event, size = list[RoutingChange](), 0
+def in_events(changes: Iterable[RoutingChange]) -> Iterator[RoutingChanges]:
+    """Yield changes as events that every event plane carries, in their order.
+
+    Of a prompt whose blocks alone are too many for one, their number is told and not their names.
+    """
+    event: list[RoutingChange] = []
+    left = EVENT_ROOM_BYTES
     for change in changes:
-        told = change
-        if isinstance(told, Added) and len(told.sequence) > EVENT_BYTES:
-            told = replace(told, sequence=told.sequence[:EVENT_BYTES])
-        event.append(told)
-        size += _bytes_of(told)
-        if size >= EVENT_BYTES:
+        told = _bounded(change)
+        if told is None:
+            continue
+        size = _size(told)
+        if size > left:
             yield RoutingChanges(event)
-            event, size = [], 0
+            event, left = [], EVENT_ROOM_BYTES
+        event.append(told)
+        left -= size
     if event:
         yield RoutingChanges(event)
 
 
-def _bytes_of(change: RoutingChange) -> int:
+def _bounded(change: RoutingChange) -> RoutingChange | None:
+    if _size(change) <= EVENT_ROOM_BYTES:
+        return change
+    if isinstance(change, Added):
+        return replace(change, sequence=b"")
+    return None  # a session with a name of such a length: the other routers place it as any request
+
+
+def _size(change: RoutingChange) -> int:
     text = change.session if isinstance(change, Bound) else change.id
     hashes = len(change.sequence) if isinstance(change, Added) else 0
-    return CHANGE_BYTES + UTF8_BYTES * len(text) + hashes
+    return 64 + 4 * len(text) + hashes  # a character is at most four bytes

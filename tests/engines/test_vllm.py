@@ -14,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import openai
 import pytest
 
 from callboard.serving import Router, Worker
+from callboard.serving.protocol import Load
 from callboard.supervisor.system import System
 from callboard.testing import tiny_model
 from callboard.testing.cluster import Cluster
@@ -29,6 +31,7 @@ from callboard.testing.cluster import Cluster
 PYTHON = os.environ.get("CALLBOARD_VLLM_PYTHON", "")
 READY_S = 240.0
 BLOCK = 32
+LONG = 400
 RUNNING = "vllm:num_requests_running"
 
 pytestmark = [
@@ -49,6 +52,7 @@ args = {{ workers = {{ ref = "worker" }}, mode = "kv" }}
 
 [actor.worker]
 class = "callboard.serving:Worker"
+replicas = {replicas}
 [actor.worker.args.engine]
 kind = "openai"
 url = "http://127.0.0.1:{http}"
@@ -71,6 +75,8 @@ class Vllm:
     events: int
     replay: int
     model: Path
+    group: int
+    """Of its processes."""
 
     def is_up(self) -> bool:
         """True if it answers."""
@@ -79,6 +85,15 @@ class Vllm:
                 return True
         except OSError:
             return False
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It makes no token meanwhile, so that what is done now is done in the middle of an answer."""
+        os.killpg(self.group, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.group, signal.SIGCONT)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
@@ -120,7 +135,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     log = (directory / "log").open("wb")
     server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True)
     try:
-        found = Vllm(http, events, replay, model)
+        found = Vllm(http, events, replay, model, server.pid)
         asyncio.run(ready(server, found, directory / "log"))
         yield found
     finally:
@@ -139,9 +154,14 @@ async def ready(server: subprocess.Popen[bytes], vllm: Vllm, log: Path) -> None:
             await asyncio.sleep(0.5)
 
 
-async def up(cluster: Cluster, vllm: Vllm) -> System:
+async def up(cluster: Cluster, vllm: Vllm, replicas: int = 1) -> System:
     text = CONFIG.format(
-        http=vllm.http, events=vllm.events, replay=vllm.replay, model=vllm.model, block=BLOCK
+        http=vllm.http,
+        events=vllm.events,
+        replay=vllm.replay,
+        model=vllm.model,
+        block=BLOCK,
+        replicas=replicas,
     )
     return await cluster.up(text, plane="tcp")
 
@@ -246,6 +266,46 @@ async def test_a_client_that_leaves_ends_the_request_in_the_engine(cluster: Clus
                 await asyncio.sleep(0.05)
     worker = await system.ref("worker.0", Worker).ask(Worker.load)
     assert (worker.running, worker.cancelled) == (0, 1)
+
+
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "completion"])
+async def test_an_answer_survives_the_death_of_its_worker(cluster: Cluster, vllm: Vllm, chat: bool) -> None:
+    async def begin() -> Any:
+        greedy: Any = {"model": "tiny", "max_tokens": LONG, "temperature": 0, "stream": True}
+        greedy |= {"extra_body": {"ignore_eos": True}, "stream_options": {"include_usage": True}}
+        if chat:
+            return await client.chat.completions.create(
+                messages=[{"role": "user", "content": "tell"}], **greedy
+            )
+        return await client.completions.create(prompt=prompt_of(800, 40), **greedy)
+
+    def outcome(chunks: list[Any]) -> tuple[str, list[str], int]:
+        choices = [choice for chunk in chunks for choice in chunk.choices]
+        texts = [(choice.delta.content if chat else choice.text) or "" for choice in choices]
+        reasons = [choice.finish_reason for choice in choices if choice.finish_reason]
+        return "".join(texts), reasons, chunks[-1].usage.completion_tokens
+
+    async def load_of(index: int) -> Load:
+        return await system.ref(f"worker.{index}", Worker).ask(Worker.load)
+
+    system = await up(cluster, vllm, replicas=2)
+    async with client_of(system) as client:
+        whole = outcome([chunk async for chunk in await begin()])
+        assert whole[1:] == (["length"], LONG)
+        victim = None
+        while victim is None:  # on a busy machine the answer may be over when its begin is seen
+            stream = await begin()
+            chunks = [await anext(stream)]
+            with vllm.frozen():
+                before = [await load_of(index) for index in range(2)]
+                if victim := next((f"worker.{n}" for n in range(2) if before[n].running), None):
+                    await system.kill(victim)
+        chunks += [chunk async for chunk in stream]
+        assert outcome(chunks) == whole
+        other = int(victim == "worker.0")
+        after = await load_of(other)
+        assert after.finished == before[other].finished + 1
+        assert 0 < after.tokens - before[other].tokens < LONG
 
 
 def test_the_python_is_another_one_than_ours() -> None:

@@ -212,7 +212,7 @@ async def has_status(url: str, path: str, status: int) -> bool:
     return (await http(url, "GET", path)).status == status
 
 
-async def test_requests_outlive_their_router_with_a_token_and_without(
+async def test_requests_outlive_their_router_with_a_token_without_and_while_it_is_away(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -223,10 +223,11 @@ async def test_requests_outlive_their_router_with_a_token_and_without(
         silent = asyncio.create_task(client.completions.create(model="gated", prompt="silent"))
         await until(lambda: outstanding(system, 2))
         await system.kill("router.0")
-        await until(lambda: outstanding(system, 2))  # at the next incarnation
+        new = [asyncio.create_task(client.completions.create(model="gated", prompt="silent")) for _ in "ab"]
+        await until(lambda: outstanding(system, 4))  # at the next incarnation
         gate.touch()
         assert await rest_of(begun) == "." * 15  # of 16 tokens the first came before
-        assert (await silent).choices[0].finish_reason == "stop"
+        assert [(await one).choices[0].finish_reason for one in (silent, *new)] == ["stop"] * 3
 
 
 async def test_without_a_router_requests_are_refused_and_none_waits_for_ever(cluster: Cluster) -> None:

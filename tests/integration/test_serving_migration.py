@@ -121,6 +121,27 @@ async def test_a_worker_whose_engine_hangs_is_started_again_and_its_answers_go_o
     assert sorted(incarnations) == [1, 2]
 
 
+async def test_a_worker_whose_engine_hangs_fails_although_its_mailbox_is_full(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    text = CONFIG.format(
+        engine=troubled(tmp_path),
+        workers=1,
+        router="temperature = 0.0",
+        worker="canary = { stall_s = 0.2, timeout_s = 0.2 }",
+    )
+    text = text.replace("callboard.serving:Worker", "engines_for_tests:NarrowWorker")
+    system = await cluster.up(f"{text}mailbox = {{ messages = 1 }}\n", plane="tcp")
+    hung = stream_of(system, prompt=f"stall {PROMPT}")
+    await anext(hung)
+    answers = await asyncio.gather(rest(hung), answer(system))  # the second waits in the mailbox
+    assert [len(pieces) for pieces in answers] == [60, 61]
+
+
+async def rest(stream: Any) -> list[Piece]:
+    return [piece async for piece in stream]
+
+
 async def test_a_request_that_kills_workers_fails_and_others_are_answered(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from callboard.serving.engines.transformers import TransformersEngine, TransformersSettings
-from callboard.serving.errors import ContextTooLong, EngineFailed
+from callboard.serving.errors import ContextTooLong, EngineFailed, RequestRefused
 from callboard.serving.kv.hashing import pack
 from callboard.serving.protocol import Finish, FinishReason, GenerateRequest, Message, Token
 from callboard.serving.tokenizer import Tokenizer
@@ -19,6 +19,7 @@ from callboard.testing.tiny_model import make_tiny_model
 from callboard.transports.errors import ConfigError
 
 from .test_serving import client_of, config
+from .waiting import until
 
 PROMPT = list(range(100, 140))
 
@@ -130,6 +131,29 @@ async def test_who_leaves_ends_the_work_and_a_prompt_that_is_too_long_is_refused
         with pytest.raises(ContextTooLong, match="holds 4096"):
             await answer(engine, tokens=pack(PROMPT * 110))
         assert (await answer(engine, max_tokens=0))[0] == []
+        with pytest.raises(RequestRefused, match="token id 4000000 is not in the model's vocabulary of"):
+            await answer(engine, tokens=pack([*PROMPT, 4_000_000]))
+    finally:
+        await engine.close()
+
+
+async def test_who_leaves_while_waiting_is_counted_once_and_a_failure_is_no_cancellation(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await started(model, max_running=1)
+    try:
+        first = engine.generate(request(max_tokens=3000))
+        await anext(first)
+        second = asyncio.ensure_future(answer(engine))
+        await until(lambda: engine.waiting == 1)
+        second.cancel()
+        await asyncio.wait([second])
+        assert (engine.running, engine.waiting, engine.cancelled) == (1, 0, 1)
+        await first.aclose()
+        monkeypatch.setattr(engine, "_model", None)
+        with pytest.raises(EngineFailed, match="NoneType"):
+            await answer(engine)
+        assert (engine.running, engine.cancelled, engine.failed) == (0, 2, 1)
     finally:
         await engine.close()
 

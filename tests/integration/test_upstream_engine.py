@@ -42,12 +42,20 @@ class Server:
         self.parts: list[bytes] = []
         self.hold = False
         self.left = 0
+        self.peers: set[Any] = set()
+
+        self.model: dict[str, Any] = {"id": "theirs", "max_model_len": 99}
+        self.takes_ids = True
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "theirs", "max_model_len": 99}]})
+        if not self.takes_ids and "x-request-id" in request.headers:
+            return web.Response(status=400)
+        return web.json_response({"object": "list", "data": [self.model]})
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(orjson.loads(await request.read()))
+        assert request.transport is not None
+        self.peers.add(request.transport.get_extra_info("peername"))
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if self.status != 200:
             text = orjson.dumps({"error": {"message": "because"}}).decode()
@@ -130,6 +138,9 @@ async def test_an_answer_of_text_goes_on_where_another_left_it() -> None:
         server.parts = [event(choices=[choice(text="!", finish_reason="stop")]) + DONE]
         await pieces(engine, done=["one", " two"])
         assert server.asked[-1]["prompt"] == "xone two"
+        server.parts = [event(choices=[choice(text="!", finish_reason="stop")], usage=USAGE) + DONE]
+        *_, finish = await pieces(engine, done=["one", " two"])
+        assert finish.prompt_tokens == 5  # the server counts the pieces that it was given, too
         server.parts = [event(choices=[choice(delta={"content": "!"}, finish_reason="stop")]) + DONE]
         await pieces(engine, prompt="", messages=[Message("user", "hi")], done=["one", " two"])
         asked = server.asked[-1]
@@ -186,10 +197,40 @@ async def test_calls_of_tools_and_probabilities_are_passed_on() -> None:
         assert server.asked[0]["tools"] == [{}]
 
 
+async def test_tokens_that_are_parts_of_a_character_are_kept() -> None:
+    async with serving() as server, engine_at(server.url) as engine:
+        part = {"content": [{"token": "\\xe2", "logprob": -0.5, "top_logprobs": []}]}
+        whole = {"content": [{"token": "\\x82\\xac", "logprob": -0.25, "top_logprobs": []}]}
+        server.parts = [
+            event(choices=[choice(delta={"content": ""}, logprobs=part)]),
+            event(choices=[choice(delta={"content": "\u20ac"}, logprobs=whole, finish_reason="stop")]) + DONE,
+        ]
+        *tokens, finish = await pieces(engine, prompt="", messages=[Message("user", "hi")], logprobs=0)
+        assert tokens == [Token(-1, "", -0.5, []), Token(-1, "\u20ac", -0.25, [])]
+        assert finish.completion_tokens == 2
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with serving() as server, engine_at(server.url) as engine:
+        server.parts = [event(choices=[choice(text="x", finish_reason="stop")], error=None) + DONE]
+        for _ in range(5):
+            await pieces(engine)
+        assert len(server.peers) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+async def test_a_worker_that_is_refused_itself_is_a_failed_engine(status: int) -> None:
+    async with serving() as server, engine_at(server.url) as engine:
+        server.status = status
+        with pytest.raises(EngineFailed, match=f"HTTP {status}") as caught:
+            await pieces(engine)
+        assert "because" not in str(caught.value)  # it may quote the key
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "error"),
     [
-        (400, {}, RequestRefused), (404, {}, RequestRefused), (429, {"retry-after": "7"}, EngineBusy),
+        (400, {}, RequestRefused), (422, {}, RequestRefused), (429, {"retry-after": "7"}, EngineBusy),
         (503, {}, EngineBusy), (500, {}, EngineFailed), (502, {}, EngineFailed),
     ],
 )  # fmt: skip
@@ -213,9 +254,17 @@ async def test_a_refusal_says_whose_fault_it_is(
         [b"data: " + b"x" * (9 * 1024 * 1024) + b"\n\n"],
         [event(error={"message": "out of memory"})],
         [DONE],
+        [event(choices=[choice(text="one", finish_reason="abort")]) + DONE],
+        [event(choices=5) + DONE],
+        [event(choices=["one"]) + DONE],
+        [event(choices=[choice(text=5, finish_reason="stop")]) + DONE],
+        [event(choices=[choice(delta={"content": {}}, finish_reason=[])]) + DONE],
     ],
-    ids=["breaks off", "garbage", "endless line", "error", "nothing"],
-)
+    ids=[
+        "breaks off", "garbage", "endless line", "error", "nothing", "abort", "no list", "no choice", "no text",
+        "no reason",
+    ],
+)  # fmt: skip
 async def test_a_stream_that_goes_wrong_is_a_failed_engine(parts: list[bytes]) -> None:
     async with serving() as server, engine_at(server.url) as engine:
         server.parts = parts
@@ -254,6 +303,27 @@ async def test_a_server_that_does_not_come_up_or_serves_another_model_is_named()
         with pytest.raises(ConfigError, match='serves: theirs; did you mean "theirs"'):
             async with engine_at(server.url, upstream_model="their"):
                 pass
+
+
+async def test_a_server_that_refuses_the_ids_of_requests_gets_none() -> None:
+    async with serving() as server:
+        server.parts = [event(choices=[choice(text="!", finish_reason="stop")]) + DONE]
+        for takes_ids in (True, False):
+            server.takes_ids = takes_ids
+            async with engine_at(server.url) as engine:
+                await pieces(engine)
+            assert ("x-request-id" in server.headers[-1]) == takes_ids
+
+
+@pytest.mark.parametrize(
+    ("says", "context_tokens"),
+    [({"meta": {"n_ctx": 77}}, 77), ({"meta": None}, 131_072), ({"meta": {"n_ctx": "1"}}, 131_072)],
+)
+async def test_the_context_is_what_llama_cpp_says(says: dict[str, Any], context_tokens: int) -> None:
+    async with serving() as server:
+        server.model = {"id": "theirs", **says}
+        async with engine_at(server.url) as engine:
+            assert engine.describe().context_tokens == context_tokens
 
 
 async def test_one_callboard_behind_another_answers_the_same(cluster: Cluster) -> None:

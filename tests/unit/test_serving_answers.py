@@ -8,9 +8,12 @@ import pytest
 from callboard.actors.errors import ActorUnavailable, DeadlineExceeded, MailboxFull, RemoteError
 from callboard.actors.policy import Executed
 from callboard.serving.errors import (
+    BadTokenizer,
     ContextTooLong,
+    EngineFailed,
     MissingServingExtra,
     NoWorkers,
+    OtherTokenizer,
     PortTaken,
     UnknownModel,
     WorkersLost,
@@ -217,6 +220,9 @@ def test_an_error_in_a_stream_is_an_event_and_no_end_mark_follows():
         (ActorUnavailable("killed", actor="worker.0", executed=Executed.YES, items=4), 503, "worker_lost", 1),
         (DeadlineExceeded("late"), 504, "timeout", None),
         (TooLarge(2, 1, "max"), 413, "request_too_large", None),
+        (OtherTokenizer("m"), 503, "other_tokenizer", 1),
+        (EngineFailed("why"), 503, "engine_failed", 1),
+        (BadTokenizer("here", "why"), 500, "internal_error", None),
         (KeyError("x"), 500, "internal_error", None),
     ],
 )
@@ -237,6 +243,8 @@ def test_neither_addresses_nor_paths_are_shown_to_clients():
         assert "worker.0" in seen.message
         assert "/" not in seen.message
     assert "/" not in as_http_error(WorkersLost(4, str(error))).message
+    assert "/" not in as_http_error(EngineFailed("http://10.0.0.1:8000: refused")).message
+    assert "/" not in as_http_error(BadTokenizer("/models/one", "it is none")).message
 
 
 def test_a_remote_traceback_is_not_shown_to_clients():
@@ -254,6 +262,7 @@ def test_a_remote_traceback_is_not_shown_to_clients():
         MissingServingExtra("uvicorn"),
         PortTaken("127.0.0.1", 80, "taken"),
         ContextTooLong(3, 2),
+        OtherTokenizer("m"),
         HttpError(405, "no", code="x", param="y", retry_after_s=1, allow="GET"),
     ],
 )

@@ -5,6 +5,7 @@ import asyncio
 import orjson
 import pytest
 
+from callboard.serving import exchange
 from callboard.serving.application import Application
 from callboard.serving.protocol import Finish, FinishReason
 
@@ -131,6 +132,17 @@ async def test_a_client_that_leaves_within_its_body_gets_nothing():
     client = await call(app, "POST", "/v1/completions", b"{", leaves=True)
     assert client.sent == []
     assert (app.load().disconnected, app.load().running) == (1, 0)
+
+
+async def test_a_client_that_does_not_send_its_body_gives_its_place_back(monkeypatch):
+    monkeypatch.setattr(exchange, "BODY_S", 0.01)
+    app = application(["a", FINISH])
+    client = Client("POST", "/v1/completions", b"{")
+    client.incoming[0]["more_body"] = True
+    await asyncio.wait_for(app(client.scope, client.receive, client.send), 30)
+    assert client.status == 408
+    assert (b"connection", b"close") in client.sent[0]["headers"]
+    assert (app.load().refused, app.load().running) == (1, 0)
 
 
 class Waits(Backend):

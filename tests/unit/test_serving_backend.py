@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from callboard.actors.errors import ActorUnavailable
+from callboard.actors.errors import ActorUnavailable, DeadlineExceeded
 from callboard.actors.policy import OnDown
-from callboard.serving.backend import MOVES, WAIT_S, RouterBackend
+from callboard.serving.backend import MOVES, RouterBackend
 from callboard.serving.protocol import Delta, Finish, FinishReason, GenerateRequest
 
 FINISH = Finish(reason=FinishReason.STOP, prompt_tokens=3, completion_tokens=1)
+ASK_S = 10.0
+"""Deadline of what names none."""
 REQUEST = GenerateRequest(request_id="r", model="m", prompt="x", max_tokens=10)
 
 
@@ -27,14 +29,19 @@ class Routers:
         self.script, self.deadline_s = list(script), deadline_s
         self.log: list[Any] = [] if log is None else log
         self.on_down = OnDown.FAIL
+        self.answer: Exception | None = None
+        self._root = self
 
-    def options(self, *, deadline_s: float = math.inf, on_down: OnDown = OnDown.FAIL) -> Routers:
+    def options(self, *, deadline_s: float = ASK_S, on_down: OnDown = OnDown.FAIL) -> Routers:
         other = Routers(deadline_s=deadline_s, log=self.log)
         other.on_down = on_down
+        other._root = self
         return other
 
     async def ask(self, method: Any) -> dict[str, int]:
         self.log.append((method.__name__, self.on_down, self.deadline_s))
+        if self._root.answer is not None:
+            raise self._root.answer
         return {}
 
     def stream(self, method: Any, request: GenerateRequest) -> Routers:
@@ -68,7 +75,7 @@ async def test_what_the_client_has_is_not_asked_for_again_and_the_end_counts_all
 async def test_only_the_wait_for_a_router_is_bounded_not_the_rest_of_the_answer() -> None:
     routers = Routers([["a"], lost()], [["b", FINISH]])
     await read(routers)
-    assert routers.log[1] == ("load", OnDown.WAIT, WAIT_S)
+    assert routers.log[1] == ("load", OnDown.WAIT, ASK_S)
     assert routers.log[2] == (["a"], 9, math.inf)
 
 
@@ -76,6 +83,21 @@ async def test_a_successor_that_dies_before_its_first_piece_is_replaced_too() ->
     routers = Routers([["a"], lost()], [lost()], [["b", FINISH]])
     *texts, _ = await read(routers)
     assert texts == ["a", "b"]
+
+
+async def test_a_request_that_finds_no_router_waits_for_one() -> None:
+    routers = Routers([lost()], [["a"], ["b", FINISH]])
+    *texts, finish = await read(routers)
+    assert (texts, finish.completion_tokens) == (["a", "b"], 1)
+    assert routers.log[1] == ("load", OnDown.WAIT, ASK_S)
+    assert routers.log[2][:2] == ([], 10)
+
+
+async def test_a_router_that_is_there_and_says_nothing_is_not_available() -> None:
+    routers = Routers([lost()])
+    routers.answer = DeadlineExceeded("frozen")
+    with pytest.raises(ActorUnavailable, match="gone"):
+        await read(routers)
 
 
 async def test_routers_that_die_one_after_the_other_end_the_answer() -> None:
@@ -88,7 +110,6 @@ async def test_routers_that_die_one_after_the_other_end_the_answer() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        [lost()],  # nothing has come: the runtime has tried it again already
         [["a"], lost("worker.1")],  # news of a worker, by a router that is well
         [[Delta({"tool_calls": []})], lost()],  # cannot be continued
     ],

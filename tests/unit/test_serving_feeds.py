@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from array import array
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 from callboard.actors.events import Event, Item, Left, Snapshot, Subscription
-from callboard.serving.feeds import ROUTING, _books, _loads
+from callboard.serving.feeds import ROUTING, Feeds, _books, _caches, _loads
+from callboard.serving.kv.changes import KvChanges, Removed, Stored
+from callboard.serving.kv.follower import KvFollower
+from callboard.serving.kv.hashing import pack_hashes
 from callboard.serving.kv.publisher import Loads
 from callboard.serving.kv.view import CacheView
 from callboard.serving.membership import Pool
 from callboard.serving.placing import Placer
 from callboard.serving.protocol import RankLoad
 from callboard.serving.scheduling.demand import Rank
-from callboard.serving.scheduling.replica import EVENT_BYTES as GATHERED_BYTES
-from callboard.serving.scheduling.replica import (
-    Added,
-    Bound,
-    Computed,
-    Ended,
-    RoutingChange,
-    RoutingChanges,
-    events_of,
-)
+from callboard.serving.scheduling.replica import Added, Bound, Computed, Ended, RoutingChange, RoutingChanges
 from callboard.serving.scheduling.settings import RouterSettings
 from callboard.transports.events.base import Source
+from callboard.transports.events.errors import EventTooLarge
 from callboard.transports.events.frames import EVENT_BYTES
 
 from .serving_fakes import FakeComponent, info, journey
@@ -38,6 +36,10 @@ class Said:
 
     def __init__(self, *items: Item[Any]) -> None:
         self._items = items
+        self.asked_again: list[str] = []
+
+    def resync(self, source: Source) -> None:
+        self.asked_again.append(source.name)
 
     async def batches(self) -> AsyncGenerator[Sequence[Item[Any]], None]:
         for item in self._items:
@@ -113,27 +115,88 @@ async def test_its_own_words_come_back_and_count_for_nothing() -> None:
     assert books["remote"] == 0
 
 
-def test_what_a_router_tells_is_cut_into_events_that_the_plane_carries() -> None:
-    said: list[RoutingChange] = [Bound("s" * 500, 1, 0) for _ in range(2000)]
-    said += [Added(f"r{number}", 0, 0, 2000, 16, bytes(16_000)) for number in range(100)]
-    said += [Ended(f"r{number}") for number in range(100_000)]
-    events = list(events_of(said))
-    assert [change for event in events for change in event.changes] == said
-    assert max(len(ROUTING.encode(event)) for event in events) <= EVENT_BYTES
-    assert list(events_of([])) == []
+class Plane:
+    """The events of an actor, over a plane that carries no more than the real ones do."""
+
+    plane = "memory"
+    source = source(OWN, "router.0")
+
+    def __init__(self) -> None:
+        self.sent: list[RoutingChanges] = []
+
+    async def publisher(self, _: object, *, snapshot: Callable[[], Iterable[RoutingChanges]]) -> Plane:
+        self.snapshot = snapshot
+        return self
+
+    async def subscribe(self, _: object, *, component: str) -> Said:
+        return Said()
+
+    def send(self, event: RoutingChanges) -> None:
+        if (size := len(ROUTING.encode(event))) > EVENT_BYTES:
+            raise EventTooLarge("routing", size, EVENT_BYTES)
+        self.sent.append(event)
 
 
-def test_of_a_prompt_that_no_event_carries_the_first_hashes_are_told() -> None:
-    (event,) = events_of([Added("r", 0, 0, 1_000_000, 16, bytes(8_000_000))])
-    (told,) = event.changes
-    assert isinstance(told, Added)
-    assert (told.blocks, len(told.sequence)) == (1_000_000, GATHERED_BYTES)
+def prompt(first: int, count: int) -> bytes:
+    return array("I", range(first, first + count)).tobytes()
+
+
+async def shared(made: Placer) -> tuple[Feeds, Plane]:
+    plane = Plane()
+    feeds = Feeds(cast("Any", SimpleNamespace(events=plane, component="router", name="router.0")))
+    made.scheduler.tell = await feeds.share_books(made)
+    return feeds, plane
+
+
+async def test_a_burst_of_long_prompts_is_told_in_events_that_can_be_carried() -> None:
+    made = await placer()
+    feeds, plane = await shared(made)
+    placed = [await made.place(journey(tokens=prompt(first, 16_000))) for first in range(20)]
+    await asyncio.sleep(0)
+    for one in placed:
+        made.finish(one)
+    await asyncio.sleep(0)
+    told = [change for event in plane.sent for change in event.changes]
+    assert [type(change) for change in told] == [Added] * 20 + [Ended] * 20
+    assert [change.id for change in told[:20]] == [one.id for one in placed]
+    await feeds.close()
+
+
+async def test_all_that_runs_is_told_in_events_that_can_be_carried() -> None:
+    made = await placer()
+    feeds, plane = await shared(made)
+    for tokens in [prompt(0, 140_000), *(prompt(first, 12_000) for first in range(20))]:
+        await made.place(journey(tokens=tokens))
+    told = list(plane.snapshot())
+    assert max(len(ROUTING.encode(event)) for event in told) <= EVENT_BYTES
+    first, *rest = [change for event in told for change in event.changes]
+    assert len(rest) == 20
+    # Too many blocks to name them: their number is what counts.
+    assert isinstance(first, Added)
+    assert (first.blocks, first.sequence) == (35_000, b"")
+    await feeds.close()
 
 
 async def test_a_session_is_where_another_router_has_put_it() -> None:
     made = await placer(session_affinity_ttl_s=60.0)
     await hear(made, Event(OTHER, 1, changes(Bound("s", 1, 0))))
     assert (await made.place(journey(session="s"))).choice.rank == Rank(1)
+
+
+async def test_a_worker_that_talks_nonsense_ends_nobody_s_feed() -> None:
+    view = CacheView(RouterSettings(mode="kv"))
+    one, other = source(1, "worker.0"), source(2, "worker.1")
+    local = pack_hashes([11, 12])
+    nonsense = KvChanges(0, 4, [Stored(None, local, b"short")])
+    said = Said(
+        Snapshot(one, 0, [nonsense]),
+        Event(one, 1, nonsense),
+        Event(other, 1, KvChanges(0, 4, [Removed(b"short"), Stored(None, local, local)])),
+        Event(other, 2, KvChanges(0, 4, [Stored(None, local, local)])),
+    )
+    await _caches(cast("Subscription[KvChanges]", said), KvFollower(view))
+    assert view.overlaps(local, 0.0) == {Rank(1): 2}
+    assert said.asked_again == ["worker.0", "worker.1"]
 
 
 async def test_what_workers_say_of_their_load_is_heard_the_latest_last() -> None:

@@ -46,6 +46,20 @@ class SnapshotFailed(TransportError):
         return type(self), (self.topic, self.why)
 
 
+class ServerTakesTooLittle(TransportError):
+    """The ``max_payload`` of a NATS server leaves no room for events, not even in pieces."""
+
+    def __init__(self, server: str, limit_bytes: int, needed_bytes: int) -> None:
+        self.server, self.limit_bytes, self.needed_bytes = server, limit_bytes, needed_bytes
+        super().__init__(
+            f"the NATS server {server} takes {limit_bytes:,} bytes at a time (max_payload), and the event plane needs"
+            f" {needed_bytes:,}: raise max_payload in the configuration of the server, or set event_plane to zmq"
+        )
+
+    def __reduce__(self) -> tuple[type[ServerTakesTooLittle], tuple[str, int, int]]:
+        return type(self), (self.server, self.limit_bytes, self.needed_bytes)
+
+
 class EventTooLarge(TransportError, ValueError):
     """An event is larger than the event plane carries."""
 

@@ -57,6 +57,8 @@ class _Followed:
     """Snapshots that failed since the last that did not."""
     failure: SnapshotFailed | None = None
     """Why it cannot tell its state, if that has failed several times."""
+    interrupted: bool = False
+    """Frames may have been lost since the fetch that is under way was asked for: its answer may be older than they."""
 
 
 class EventSubscription:
@@ -121,6 +123,7 @@ class EventSubscription:
         if followed is None:
             return
         if not data:  # the way there was interrupted
+            followed.interrupted = True
             if not followed.inflow.fetching:
                 followed.inflow.restart(forget=False)
             self._work(followed)
@@ -230,13 +233,15 @@ class EventSubscription:
 
     async def _fetch(self, followed: _Followed, plane: PlaneSubscriber) -> None:
         inflow = followed.inflow
-        rewinds = inflow.rewinds
+        rewinds, followed.interrupted = inflow.rewinds, False
         async for data in plane.fetch(followed.source, inflow.has):
             if inflow.rewinds != rewinds:  # this answers a question that is no longer asked
                 return
             self._pass_on(followed, inflow.fetched(decode(data)))
         if inflow.rewinds == rewinds:
             self._pass_on(followed, inflow.complete())
+            if followed.interrupted:
+                inflow.restart(forget=False)
 
     # -- the reader
 
