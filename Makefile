@@ -19,6 +19,9 @@ REQUESTS ?= 1000
 SEED ?=
 LEAK_BYTES ?=
 
+# Compiling callboard is half of the start of a process, and the tests start thousands: Python may keep what it compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
 # One line of shell: the first Python that is new enough and can make environments.
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
 	  command -v $$python >/dev/null 2>&1 && \

@@ -158,7 +158,11 @@ class Subscription(Generic[T]):
                 yield item
 
     async def synced(self) -> None:
-        """Return when every source that is known now has delivered its state, or left."""
+        """Return when every source that is known now has delivered its state, or left.
+
+        Raises `SnapshotFailed` if the snapshot function of one fails again and again; it is asked on, and what others
+        say comes.
+        """
         await self._subscription.synced()
 
     def resync(self, source: Source) -> None:

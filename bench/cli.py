@@ -13,6 +13,7 @@ from callboard.transports.errors import did_you_mean
 from .cli_compare import everything, growth, peers, report
 from .cli_costs import costs
 from .cli_index import index
+from .cli_routing import routing
 from .tables import number
 
 if TYPE_CHECKING:
@@ -113,5 +114,5 @@ def line_of(result: Result) -> str:
     return f"{head} {number(result.value):>12} {result.unit:<8} ({number(low)} .. {number(high)})"
 
 
-for _command in (peers, growth, costs, index, everything, report):
+for _command in (peers, growth, costs, index, routing, everything, report):
     bench.add_command(_command)

@@ -16,7 +16,7 @@ class NoParts(CallboardError):
     def __init__(self, document: str) -> None:
         super().__init__(
             f"{document} has no generated parts; put `<!-- bench:targets -->` and `<!-- /bench:targets -->` on lines"
-            " of their own where they shall be (also: comparison, growth, skipped, run, costs)"
+            " of their own where they shall be (also: comparison, growth, skipped, run, costs, routing, routing_live)"
         )
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 SIZE_INCHES = (7.2, 4.2)
 SHARES = {"ask_seq_p50": "50 %", "ask_seq_p90": "90 %", "ask_seq_p99": "99 %", "ask_seq_p999": "99.9 %"}
+# The same lines shall give the same file, and text shall stay text.
+STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "callboard", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
+}  # fmt: skip
 AXES = {
     "actors": "actors in one process",
     "processes": "processes with one actor each",
@@ -43,19 +47,20 @@ def draw(results: Results, directory: Path, kind: str = "svg") -> list[Path]:
     require()
     import matplotlib
 
-    # The same lines shall give the same file, and text shall stay text.
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "callboard", "font.size": 9, "axes.grid": True}
     directory.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(settings | {"grid.alpha": 0.3}):
+    with matplotlib.rc_context(STYLE):
         pictures = {"throughput": _throughput(results), "latency": _latency(results)}
         pictures |= {f"growth_{name}": _growth(results, name) for name in AXES}
-        files = []
-        for name, figure in pictures.items():
-            if figure is not None:
-                file = directory / f"{name}.{kind}"
-                figure.savefig(file, metadata={"Date": None} if kind == "svg" else None, dpi=120)
-                files.append(file)
-    return files
+        return [
+            save(figure, directory, name, kind) for name, figure in pictures.items() if figure is not None
+        ]
+
+
+def save(figure: Any, directory: Path, name: str, kind: str) -> Path:
+    """Write a figure; the same one gives the same file."""
+    file = directory / f"{name}.{kind}"
+    figure.savefig(file, metadata={"Date": None} if kind == "svg" else None, dpi=120)
+    return file
 
 
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
@@ -47,19 +46,6 @@ class CanarySettings:
             problems.append(f'canary.on_stall is "{self.on_stall}"; it must be one of restart, report{near}')
         if problems:
             raise ConfigError(problems)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> CanarySettings:
-        """Build them from a table. Raises `ConfigError`."""
-        known = [field.name for field in fields(cls)]
-        problems = [
-            f"unknown key {key!r} of canary; keys are: {', '.join(known)}{did_you_mean(key, known)}"
-            for key in values
-            if key not in known
-        ]
-        if problems:
-            raise ConfigError(problems)
-        return cls(**values)
 
 
 def suspicion(

@@ -13,13 +13,14 @@ from typing import Any
 from callboard.actors.actor import ActorContext
 from callboard.actors.directory import split_name
 from callboard.actors.events import Event, Left, Snapshot, Subscription, Topic
+from callboard.transports.events.errors import SnapshotFailed
 
 from .kv.changes import KvChanges
 from .kv.follower import KvFollower
 from .kv.publisher import KV, LOAD, Loads
 from .kv.view import CacheView
 from .placing import Placer
-from .scheduling.replica import RoutingChange, RoutingChanges
+from .scheduling.replica import RoutingChange, RoutingChanges, in_events
 
 ROUTING = Topic("routing", RoutingChanges)
 
@@ -47,7 +48,7 @@ class Feeds:
         follower = self.followers[component] = KvFollower(view)
         subscription = await self._context.events.subscribe(KV, component=component)
         self._read(f"kv of {component}", subscription, lambda: _caches(subscription, follower))
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, SnapshotFailed):  # one worker's trouble does not stop a router
             async with asyncio.timeout(FIRST_STATE_S):
                 await subscription.synced()
 
@@ -60,7 +61,7 @@ class Feeds:
         """Exchange what runs where with the other instances of this router; returns what to tell of each change."""
         events = self._context.events
         publisher = await events.publisher(
-            ROUTING, snapshot=lambda: [RoutingChanges(placer.scheduler.snapshot(time.monotonic()))]
+            ROUTING, snapshot=lambda: in_events(placer.scheduler.snapshot(time.monotonic()))
         )
         own = publisher.source.id
         subscription = await events.subscribe(ROUTING, component=self._context.component)
@@ -68,8 +69,10 @@ class Feeds:
         fresh: list[RoutingChange] = []
 
         def flush() -> None:
-            publisher.send(RoutingChanges(fresh.copy()))
-            fresh.clear()
+            changes = fresh.copy()
+            fresh.clear()  # first: whatever becomes of these, the next ones are told
+            for event in in_events(changes):
+                publisher.send(event)
 
         def tell(change: RoutingChange) -> None:
             if not fresh:

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from callboard.actors.directory import split_name
@@ -55,9 +54,11 @@ class Pool:
         self.left: Callable[[Member], object] = _nothing
         self.changed: Callable[[], object] = _nothing
         self._log, self._roles = log, roles
-        self._asking: asyncio.Task[None] | None = None
+        self._asking: dict[tuple[int, int], asyncio.Task[None]] = {}
+        """By number and incarnation: one that does not answer keeps nobody else from being known."""
         self._again_timer: asyncio.TimerHandle | None = None
         self._dirty = True
+        self._closed = False
         self._news = asyncio.Event()
         self._unfollow: Callable[[], None] = lambda: None
 
@@ -68,18 +69,18 @@ class Pool:
         """Begin to follow; returns when those that are up were asked."""
         self._unfollow = self._workers.on_change(self._directory_changed)
         self.look()
-        if self._asking is not None:
-            await asyncio.wait((self._asking,))
+        await self.asked()
 
     async def close(self) -> None:
         """Follow no more."""
         self._unfollow()
+        self._closed = True
         if self._again_timer is not None:
             self._again_timer.cancel()
-        if self._asking is not None:
-            self._asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._asking
+        for task in self._asking.values():
+            task.cancel()
+        await self.asked()
+        self._asking.clear()  # one that had not begun yet
 
     def look(self) -> dict[int, Member]:
         """Return the members, by number."""
@@ -123,8 +124,8 @@ class Pool:
 
     async def asked(self) -> None:
         """Return when whoever is being asked has answered."""
-        if self._asking is not None:
-            await asyncio.wait((self._asking,))
+        if self._asking:
+            await asyncio.wait(list(self._asking.values()))
 
     def _directory_changed(self) -> None:
         self._dirty = True
@@ -142,39 +143,43 @@ class Pool:
             ref = up[index]
             self.members[index] = Member(index, ref.incarnation, ref)
         self.members = dict(sorted(self.members.items()))
-        if any(member.info is None for member in self.members.values()):
-            self._ask_soon()
+        self._ask_soon()
         if changed:
             self.changed()
 
     def _ask_soon(self) -> None:
-        if self._asking is None:
-            # With a context of its own: the deadline of the message being handled is not the deadline of this.
-            self._asking = asyncio.get_running_loop().create_task(
-                self._ask_all(), name=f"asks {self.name}", context=contextvars.Context()
-            )
-            self._asking.add_done_callback(self._asked)
+        """Ask each member that has not said what it serves, if it is not being asked."""
+        for member in self.members.values():
+            key = (member.index, member.incarnation)
+            if member.info is None and key not in self._asking and not self._closed:
+                # With a context of its own: the deadline of the message being handled is not the deadline of this.
+                task = asyncio.get_running_loop().create_task(
+                    self._ask(member), name=f"asks {member.ref.name}", context=contextvars.Context()
+                )
+                self._asking[key] = task
 
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
-        if not task.cancelled() and any(member.info is None for member in self.members.values()):
-            self._again_timer = asyncio.get_running_loop().call_later(AGAIN_S, self._again)
+    def _ask_again(self) -> None:
+        self._again_timer = None
+        self._ask_soon()
 
-    def _again(self) -> None:
-        if any(member.info is None for member in self.members.values()):
-            self._ask_soon()
+    async def _ask(self, member: Member) -> None:
+        try:
+            info = await member.ref.options(deadline_s=DESCRIBE_S).ask(Worker.describe)
+            self._says(member, info)
+        except Exception as error:  # whatever it is, the member may say it later
+            self._log.warning("%s does not say what it serves: %s", member.ref.name, error)
+            if self._again_timer is None and not self._closed:
+                self._again_timer = asyncio.get_running_loop().call_later(AGAIN_S, self._ask_again)
+        finally:
+            del self._asking[member.index, member.incarnation]
 
-    async def _ask_all(self) -> None:
-        unknown = [member for member in self.members.values() if member.info is None]
-        asks = [member.ref.options(deadline_s=DESCRIBE_S).ask(Worker.describe) for member in unknown]
-        for member, answer in zip(unknown, await asyncio.gather(*asks, return_exceptions=True), strict=True):
-            if not isinstance(answer, ModelInfo):
-                self._log.warning("%s does not say what it serves: %s", member.ref.name, answer)
-            elif self.members.get(member.index) is member:
-                member.info = answer
-                member.ranks = tuple(Rank(member.index, number) for number in range(answer.dp_ranks))
-                self.known_models.add(answer.model)
-                self.joined(member)
+    def _says(self, member: Member, info: ModelInfo) -> None:
+        if self.members.get(member.index) is not member:
+            return
+        member.info = info
+        member.ranks = tuple(Rank(member.index, number) for number in range(info.dp_ranks))
+        self.known_models.add(info.model)
+        self.joined(member)
         self._news.set()
         self.changed()
 

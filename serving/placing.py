@@ -68,8 +68,11 @@ class Placer:
         self.scheduler = Scheduler(settings, Random())
         self.breaker = Breaker(settings.inhibit_s, settings.inhibit_max_s)
         self._queue: WaitingQueue[_Waiter] = WaitingQueue(settings.queue_policy, settings.queue_limit)
+        self._plain: dict[str, int] = {}
+        """How many wait that keep others of their model waiting."""
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
+        self._pump_due = False
         self.queued = self.refused = 0
         self.placed: dict[int, int] = {}
         """Requests by the number of their worker; of those that are up."""
@@ -108,7 +111,7 @@ class Placer:
     def reported(self, worker: int, loads: list[RankLoad]) -> None:
         """A worker says what it has to do."""
         self.scheduler.report(worker, loads)
-        self.pump()
+        self._pump_soon()
 
     # -- placing
 
@@ -118,15 +121,22 @@ class Placer:
         Raises `UnknownModel`, `RequestRefused`, `NoWorkers` when the time is over, and `Overloaded` if nobody takes
         it or too many wait already.
         """
-        if not self._queue:  # whoever comes later does not pass those who wait
-            found = self._try(journey)
-            if isinstance(found, Placed):
-                return found
-        else:
-            found = "others wait already"
+        found = self._try_in_turn(journey)
+        if isinstance(found, Placed):
+            return found
         if not self.pool.known_models and not self.pool.is_settled:
             await self.pool.asked()
         return await self._wait(journey, found)
+
+    def _try_in_turn(self, journey: Journey) -> Placed | str:
+        """Like `_try`, but whoever comes later does not pass those who wait for the same."""
+        if self._pump_due:
+            ahead = len(self._queue)
+        else:
+            ahead = 0 if journey.is_special else self._plain.get(journey.request.model, 0)
+        if ahead:
+            return "others wait already"
+        return self._try(journey)
 
     def place_now(self, journey: Journey) -> Placed | None:
         """Return the place of a request, or None if there is none at once."""
@@ -151,8 +161,10 @@ class Placer:
             priority=journey.request.priority,
             uncached_tokens=self._uncached(journey),
         )
+        if not journey.is_special:
+            self._plain[journey.request.model] = self._plain.get(journey.request.model, 0) + 1
         self.queued += 1
-        loop.call_soon(self.pump)  # something may have changed since it was tried
+        self._pump_soon()  # something may have changed since it was tried
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(journey.patience_s(self.settings.wait_s)):
@@ -166,8 +178,7 @@ class Placer:
             raise
         finally:
             journey.waited_s += time.monotonic() - began_s
-            if waiter.ticket:
-                self._queue.leave(waiter.ticket)
+            self._leave(waiter)
 
     def _uncached(self, journey: Journey) -> int:
         """Tokens of a prompt that are in no cache; matters to ``wspt`` only."""
@@ -200,6 +211,10 @@ class Placer:
             ):
                 raise UnknownModel(request.model, self.pool.known_models)
             return f"no instance of {self.pool.name} that serves {request.model} is up"
+        if request.worker is not None:
+            serving = [member for member in serving if member.index == request.worker]
+            if not serving:
+                return f"worker {request.worker}, which the request names, is not up or serves another model"
         fresh = [m for m in serving if (m.index, m.incarnation) not in journey.excluded]
         if not fresh:
             if all((m.index, m.incarnation) in journey.busy for m in serving):
@@ -236,8 +251,6 @@ class Placer:
             return Placed(demand.id, self.pool.members[rank.worker], placement, demand, queued_s, is_probe)
         if isinstance(placement, Refusal):
             self.refused += 1
-            if journey.request.worker is not None:
-                return placement.why
             if self.settings.mode == "direct":
                 raise RequestRefused(placement.why)
             raise Overloaded(placement.why, actor=self._actor)
@@ -247,30 +260,41 @@ class Placer:
 
     def first_piece(self, placed: Placed) -> None:
         """Its worker works: the prompt is computed."""
-        self.breaker.succeeded(placed.worker)
+        if self._is_up(placed):
+            self.breaker.succeeded(placed.worker)
         self.scheduler.first_token(placed.id)
-        if self._queue:
-            self.pump()
+        self._pump_soon()
 
     def failed(self, placed: Placed, *, inhibit: bool) -> None:
         """Its worker failed."""
-        if placed.worker in self.pool.members:
-            self.failures[placed.worker] = self.failures.get(placed.worker, 0) + 1
+        if not self._is_up(placed):
+            return
+        self.failures[placed.worker] = self.failures.get(placed.worker, 0) + 1
         if inhibit:
             self.breaker.failed(placed.worker, time.monotonic())
 
     def finish(self, placed: Placed) -> None:
         """It is over, however it went."""
         self.scheduler.finish(placed.id)
-        if placed.is_probe:
+        if placed.is_probe and self._is_up(placed):
             self.breaker.abandoned(placed.worker)
-        if self._queue:
-            self.pump()
+        self._pump_soon()
+
+    def _is_up(self, placed: Placed) -> bool:
+        """False if its incarnation is gone: who reads slowly hears of that when the successor serves already."""
+        return self.pool.look().get(placed.worker) is placed.member
 
     # -- those who wait
 
+    def _pump_soon(self) -> None:
+        """Once for all that happens in this turn: a worker may die with thousands of requests, and each would look."""
+        if self._queue and not self._pump_due:
+            self._pump_due = True
+            asyncio.get_running_loop().call_soon(self.pump)
+
     def pump(self) -> None:
         """Place those who can be placed now, in the order of the queue."""
+        self._pump_due = False
         if not self._queue or self._pumping:
             return
         self._pumping = True
@@ -296,9 +320,19 @@ class Placer:
             self._pumping = False
         self._arm(tried_s)
 
-    def _settle(self, waiter: _Waiter, outcome: Placed | Exception) -> None:
+    def _leave(self, waiter: _Waiter) -> None:
+        if not waiter.ticket:
+            return
         self._queue.leave(waiter.ticket)
         waiter.ticket = 0
+        model = waiter.journey.request.model
+        if not waiter.journey.is_special:
+            self._plain[model] -= 1
+            if not self._plain[model]:
+                del self._plain[model]
+
+    def _settle(self, waiter: _Waiter, outcome: Placed | Exception) -> None:
+        self._leave(waiter)
         if isinstance(outcome, Placed):
             waiter.future.set_result(outcome)
         else:

@@ -19,6 +19,7 @@ from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.errors import (
     ActorStopped,
     ActorUnavailable,
+    DeadlineExceeded,
     MailboxFull,
     Overloaded,
 )
@@ -41,6 +42,9 @@ log = logging.getLogger("callboard.serving.router")
 
 DECISIONS = 256
 """Decisions that are kept."""
+
+PREFILL_S = 120.0
+"""How long a prefill worker may take for a prompt; then the decode worker computes it."""
 
 LOST = (ActorUnavailable, EngineFailed)
 """A worker that failed, and gets nothing for a while."""
@@ -134,24 +138,20 @@ class Router(Actor):
         self._numbers += 1
         journey.number = self._numbers
         while True:
-            if self._prefill is not None and not journey.request.done:
+            if self._prefill is not None and not (journey.request.done or journey.request.handover):
                 await self._prefilled(self._prefill, journey)
             placed = await self._decode.place(journey)
             self.overlap_blocks += placed.choice.overlap_blocks
             self.prompt_blocks += placed.demand.prompt_blocks
-            if request.explain or log.isEnabledFor(logging.DEBUG):
-                routed = self._routed(journey, placed)
-                self._decisions.append(routed)
-                log.debug(
-                    "routed %s to %s", routed.request_id, routed.worker, extra={"routed": asdict(routed)}
-                )
-                if request.explain and journey.attempt == 0:
-                    yield routed
             # Only pieces that another worker could continue after are kept.
             kept: list[Piece] | None = [] if self.settings.migration_limit else None
             begun = ended = False
             batches = placed.member.ref.stream(Worker.generate, self._addressed(journey, placed)).batches()
-            try:
+            try:  # from here on, whoever leaves gives the place back
+                if request.explain or log.isEnabledFor(logging.DEBUG):
+                    routed = self._decided(journey, placed)
+                    if request.explain and journey.attempt == 0:
+                        yield routed
                 async for batch in batches:
                     if not begun:
                         begun = True
@@ -189,11 +189,13 @@ class Router(Actor):
         journey.attempt += 1
         if isinstance(error, UnknownModel):  # it is another incarnation than the one that was asked
             self._decode.pool.doubt(member)
+        if isinstance(error, LOST):  # it may have taken what was handed over; one that declined has not
+            journey.request = replace(journey.request, handover=None)
+            journey.prefilled_by = ""
         if pieces == []:
-            # A request that kills workers must not get all of them.
-            if isinstance(error, LOST) and getattr(error, "executed", None) is not Executed.NEVER:
+            if _may_have_killed(error):
                 journey.losses += 1
-                if journey.losses > max(1, self.settings.migration_limit):
+                if journey.losses > self._most_losses:
                     self.failed += 1
                     raise WorkersLost(journey.losses, str(error)) from error
             return
@@ -210,6 +212,11 @@ class Router(Actor):
         self.context.log.info(
             "%s goes on elsewhere after %d tokens: %s", journey.request.request_id, journey.before, error
         )
+
+    @property
+    def _most_losses(self) -> int:
+        """A request that kills workers must not get all of them."""
+        return max(1, self.settings.migration_limit)
 
     def _addressed(self, journey: Journey, placed: Placed) -> GenerateRequest:
         """The request as its worker gets it."""
@@ -228,27 +235,42 @@ class Router(Actor):
         overlap = max(self._caches.overlaps(journey.local, time.monotonic()).values(), default=0)
         if journey.prompt_tokens - overlap * journey.block_size < self.settings.eff_isl_threshold:
             return
-        side = Journey(journey.request, time.monotonic(), number=journey.number)
-        while True:
+        asked = journey.request
+        if self.settings.mode != "direct":  # a pin is one of the decode workers
+            asked = replace(asked, worker=None, dp_rank=None)
+        side = Journey(asked, time.monotonic(), number=journey.number)
+        while journey.losses < self._most_losses:
             placed = prefill.place_now(side)
             if placed is None:
                 return
+            member = placed.member
             try:
-                handover = await placed.member.ref.ask(Worker.prefill, self._addressed(side, placed))
+                worker = member.ref.options(deadline_s=PREFILL_S)
+                handover = await worker.ask(Worker.prefill, self._addressed(side, placed))
                 prefill.first_piece(placed)
+            except DeadlineExceeded:
+                prefill.failed(placed, inhibit=False)
+                return
             except (*LOST, *DECLINED) as error:
                 prefill.failed(placed, inhibit=isinstance(error, LOST))
-                side.excluded.add((placed.member.index, placed.member.incarnation))
+                side.excluded.add((member.index, member.incarnation))
                 side.attempt += 1
-                side.failure = str(error)
+                journey.losses += _may_have_killed(error)
             else:
                 journey.request = replace(journey.request, handover=handover)
-                journey.prefilled_by = placed.member.ref.name
+                journey.prefilled_by = member.ref.name
                 return
             finally:
                 prefill.finish(placed)
 
     # -- what it decided, and what it knows
+
+    def _decided(self, journey: Journey, placed: Placed) -> Routed:
+        """Keep a decision, and say it in the log."""
+        routed = self._routed(journey, placed)
+        self._decisions.append(routed)
+        log.debug("routed %s to %s", routed.request_id, routed.worker, extra={"routed": asdict(routed)})
+        return routed
 
     def _routed(self, journey: Journey, placed: Placed) -> Routed:
         choice, members = placed.choice, self._decode.pool.members
@@ -313,3 +335,8 @@ class Router(Actor):
             "index": self._caches.index.statistics(),
             "events": self._feeds.statistics(),
         }
+
+
+def _may_have_killed(error: Exception) -> bool:
+    """True if a worker failed that may have had the request."""
+    return isinstance(error, LOST) and getattr(error, "executed", None) is not Executed.NEVER

@@ -17,6 +17,7 @@ from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
 from .kv.sources import make_source
+from .options import settings_of
 from .protocol import Finish, GenerateRequest, Load, ModelInfo, Piece, Role
 
 
@@ -37,7 +38,9 @@ class Worker(Actor):
         kv_events: Mapping[str, Any] | None = None,
     ) -> None:
         self.engine = make_engine(engine)
-        self._canary = Canary(CanarySettings.of(canary or {}), self._try_engine, self._sick)
+        self._canary = Canary(
+            settings_of(CanarySettings, canary or {}, "canary"), self._try_engine, self._sick
+        )
         self._kv = KvPublisher(self.context.events)
         self._source = make_source(kv_events, self._kv.changed) if kv_events else None
         self._loads = LoadPublisher(self.context.events, lambda: self.engine.load().ranks)

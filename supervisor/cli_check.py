@@ -56,7 +56,7 @@ def _counts(config: Config) -> dict[str, Any]:
     return {
         "namespace": config.namespace,
         "plane": config.network.request_plane,
-        "event_plane": config.event_plane.value,
+        "event_plane": config.event_plane,
         "actors": sum(len(plan.instances) for plan in plans),
         "processes": len(plans),
     }

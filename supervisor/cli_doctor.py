@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--plane", help="Request plane, instead of what environment and file say.")
+@click.option("--event-plane", help="Event plane, instead of what environment and file say.")
 @click.option("--namespace", "-n", help="Namespace, instead of what environment and file say.")
 @click.option(
     "--runtime-dir", type=click.Path(path_type=Path, file_okay=False), help="Runtime directory of the system."
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 def doctor(
     file: Path,
     plane: str | None,
+    event_plane: str | None,
     namespace: str | None,
     runtime_dir: Path | None,
     nats_embedded: bool,
@@ -56,6 +58,7 @@ def doctor(
             gather(
                 file,
                 plane=plane,
+                event_plane=event_plane,
                 namespace=namespace,
                 runtime_dir=runtime_dir,
                 nats_embedded=nats_embedded or nats_server is not None,

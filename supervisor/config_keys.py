@@ -10,8 +10,9 @@ from typing import Any
 from callboard.actors.policy import MailboxPolicy, Overflow
 from callboard.transports.durable import DurablePolicy
 from callboard.transports.errors import did_you_mean
+from callboard.transports.events.names import known_event_planes
 
-from .spec import EventPlane, Limits, RestartKind, RestartPolicy, Strategy
+from .spec import Limits, RestartKind, RestartPolicy, Strategy
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -215,7 +216,7 @@ NUMBER_LIST = {"type": "array", "items": {"type": "number", "minimum": 0}, "minI
 TOP: dict[str, Key] = {
     "namespace": text("a name", NAME).says("Keeps systems on one machine or one broker apart."),
     "request_plane": text("the name of a plane").says("How messages travel between processes."),
-    "event_plane": choice([e.value for e in EventPlane]).says("How events travel."),
+    "event_plane": choice(list(known_event_planes())).says("How events travel."),
 }
 ACTOR: dict[str, Key] = {
     "class": text('a class as "module:Class"', CLASS_PATH).says("The actor class."),

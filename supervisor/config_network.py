@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from callboard.transports import nats_settings
-from callboard.transports.errors import MissingExtra, UnknownScheme, did_you_mean
+from callboard.transports.errors import ConfigError, MissingExtra, UnknownScheme
+from callboard.transports.events.names import DEFAULT, known_event_planes, unknown_event_plane
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.setting_rules import Problem, named
 from callboard.transports.settings import (
     NetworkSettings,
     defaults,
+    event_plane_from_env,
     plane_from_env,
     problems,
     read_environment,
@@ -25,7 +28,7 @@ from callboard.transports.settings import (
 
 from . import config_keys as keys
 from .config_reader import Reader
-from .spec import EventPlane
+from .spec import Config
 from .toml_source import Path
 
 NETWORK: Path = ("network",)
@@ -49,10 +52,7 @@ def read_network(
     values |= _sound(reader, NETWORK, read, problems(values | read))
     changes, causes, lines = read_environment(environ)
     plane, warning = plane_from_env(environ)
-    if warning and values["strict_env"]:
-        lines.append(warning)
-    elif warning:
-        warnings.warn(f"{warning}; falling back to tcp", RuntimeWarning, stacklevel=2)
+    lines += _warn(warning, "tcp", bool(values["strict_env"]))
     if plane and _plane_is_valid(reader, plane, "environment: DYN_REQUEST_PLANE"):
         changes["request_plane"] = plane
     if flag is not None and _plane_is_valid(reader, flag, "--plane"):
@@ -81,23 +81,41 @@ def _check_extras(reader: Reader, nats: NatsSettings, environ: Mapping[str, str]
             reader.problem((*NATS, *used[:1]), str(error))
 
 
-def read_event_plane(
-    reader: Reader, mode: str | None, flag: str | None, environ: Mapping[str, str]
-) -> EventPlane:
+def read_event_plane(reader: Reader, mode: str | None, flag: str | None, environ: Mapping[str, str]) -> str:
     """Return the event plane: flag before environment before file before default."""
-    known = [entry.value for entry in EventPlane]
-    found = mode
-    for place, name, text in (
-        ("environment", EVENT_PLANE_VARIABLE, environ.get(EVENT_PLANE_VARIABLE, "")),
-        ("--event-plane", "it", flag or ""),
-    ):
-        value = text.strip().lower()
-        if value in known:
-            found = value
-        elif value:
-            near = did_you_mean(value, known)
-            reader.outside(place, f"{name} is {text.strip()!r}; it must be one of {', '.join(known)}{near}")
-    return EventPlane(found or EventPlane.ZMQ.value)
+    table = reader.source.data.get("network")
+    plane, warning = event_plane_from_env(environ)
+    for line in _warn(warning, plane, isinstance(table, dict) and table.get("strict_env") is True):
+        reader.outside("environment", line)
+    found = plane or mode or DEFAULT
+    if flag is not None and flag.lower() in known_event_planes():
+        return flag.lower()
+    if flag is not None:
+        reader.outside("--event-plane", unknown_event_plane(flag))
+    return found
+
+
+def with_planes(settings: NetworkSettings, plane: str | None, event_plane: str | None) -> NetworkSettings:
+    """Return settings with other planes, where they are given. Raises `ConfigError` for an unknown event plane."""
+    changes: dict[str, Any] = {"request_plane": plane, "event_plane": event_plane}
+    made = replace(settings, **{name: value for name, value in changes.items() if value is not None})
+    if made.event_plane not in known_event_planes():
+        raise ConfigError(unknown_event_plane(made.event_plane))
+    return made
+
+
+def overlay(config: Config, namespace: str | None, plane: str | None, event_plane: str | None) -> Config:
+    """Return a config with another namespace and other planes, where they are given. Raises `ConfigError`."""
+    settings = with_planes(config.network, plane, event_plane or config.event_plane)
+    namespace, events = namespace or config.namespace, settings.event_plane
+    return replace(config, namespace=namespace, network=settings, event_plane=events)
+
+
+def _warn(warning: str, instead: str, is_strict: bool) -> list[str]:
+    """Say loudly what is wrong with a variable, and what holds instead; or return it as a mistake."""
+    if warning and not is_strict:
+        warnings.warn(f"{warning}; falling back to {instead}", RuntimeWarning, stacklevel=3)
+    return [warning] if warning and is_strict else []
 
 
 def _nats(reader: Reader, environ: Mapping[str, str], directory: str) -> NatsSettings:

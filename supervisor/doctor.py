@@ -59,6 +59,7 @@ async def gather(
     file: str | os.PathLike[str],
     *,
     plane: str | None = None,
+    event_plane: str | None = None,
     namespace: str | None = None,
     runtime_dir: Path | None = None,
     nats_embedded: bool = False,
@@ -74,7 +75,7 @@ async def gather(
     plane = plane or ("nats" if nats_embedded else None)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        config = load(file, plane=plane, namespace=namespace, environ=environ)
+        config = load(file, plane=plane, event_plane=event_plane, namespace=namespace, environ=environ)
     mine, others = await _systems(config, environ, runtime_dir)
     processes = len(place(config.actors, config.processes, namespace=config.namespace))
     nats, nats_running = await _look(config, mine, nats_embedded, now)

@@ -50,6 +50,31 @@ def plane_mismatch(facts: Facts) -> list[Finding]:
     return [Finding(name, Level.OK, f'the running system "{config.namespace}" uses {used} too')]
 
 
+def event_plane(facts: Facts) -> list[Finding]:
+    """The event plane that is asked for exists, and is the one that the running system of the namespace uses."""
+    name = "event-plane"
+    config, mine, wanted = facts.config, facts.mine, facts.config.event_plane
+    found = [
+        Finding(
+            name,
+            Level.WARNING,
+            text,
+            "correct DYN_EVENT_PLANE, or unset it; strict_env = true in [network] makes this an error",
+        )
+        for text in facts.warnings
+        if "invalid event plane" in text
+    ]
+    if mine is not None and mine.status is not None and mine.status.event_plane != wanted:
+        used = mine.status.event_plane
+        text = (
+            f'events of the running system "{config.namespace}" travel over {used}; {facts.file} with this environment'
+            f" says {wanted}"
+        )
+        do = f"stop it and start it again (callboard stop -n {config.namespace}), or set DYN_EVENT_PLANE={used}"
+        found.append(Finding(name, Level.PROBLEM, text, do))
+    return found or [Finding(name, Level.OK, f"the event plane is {wanted}")]
+
+
 def process_environment(facts: Facts) -> list[Finding]:
     """No process is given a setting by its environment, where nobody reads it."""
     values: dict[str, dict[str, str]] = defaultdict(dict)
@@ -65,8 +90,11 @@ def process_environment(facts: Facts) -> list[Finding]:
         if differ:
             text += "; processes of one system cannot differ in it"
         do = f"set {variable} where `callboard up` runs, or its key in the config, and remove it there"
-        plane = variable == "DYN_REQUEST_PLANE"
-        mismatch = plane and set(map(str.lower, by_group.values())) != {facts.config.network.request_plane}
+        plane = {
+            "DYN_REQUEST_PLANE": facts.config.network.request_plane,
+            "DYN_EVENT_PLANE": facts.config.event_plane,
+        }.get(variable)
+        mismatch = plane is not None and set(map(str.lower, by_group.values())) != {plane}
         found.append(Finding("process-env", Level.PROBLEM if mismatch else Level.WARNING, text, do))
     return found or [Finding("process-env", Level.OK, "no process is given settings that nobody reads")]
 
@@ -220,6 +248,7 @@ def _shown(servers: Iterable[str]) -> list[str]:
 CHECKS: tuple[Callable[[Facts], list[Finding]], ...] = (
     invalid_mode,
     plane_mismatch,
+    event_plane,
     process_environment,
     other_systems,
     embedded_server,
@@ -239,9 +268,10 @@ def examine(facts: Facts) -> list[Finding]:
 
 def config_findings(problems: Iterable[str]) -> list[Finding]:
     """Return the mistakes of a config that cannot be read as findings."""
-    return [
-        Finding(
-            "invalid-mode" if "invalid request plane mode" in problem else "config", Level.PROBLEM, problem
-        )
-        for problem in problems
-    ]
+    return [Finding(_check_of(problem), Level.PROBLEM, problem) for problem in problems]
+
+
+def _check_of(problem: str) -> str:
+    if "invalid event plane" in problem:
+        return "event-plane"
+    return "invalid-mode" if "invalid request plane mode" in problem else "config"

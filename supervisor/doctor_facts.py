@@ -151,11 +151,11 @@ def brings_nats(system: SystemFacts | None) -> bool:
 
 def uses_nats(config: Config) -> bool:
     """True if a plane of the config is on NATS."""
-    planes = {config.network.request_plane, config.event_plane.value}
+    planes = {config.network.request_plane, config.event_plane}
     return not planes.isdisjoint(("nats", "jetstream"))
 
 
 def needs_jetstream(config: Config) -> bool:
     """True if the config stores anything in NATS."""
     durable = any(actor.durable is not None for actor in config.actors)
-    return durable or config.event_plane.value == "jetstream"
+    return durable or config.event_plane == "jetstream"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ class Strategy(Enum):
     """Nothing else."""
 
 
-class EventPlane(Enum):
-    """How events travel; independent of the request plane."""
+class EventPlane(StrEnum):
+    """How events travel, independent of the request plane; a config may also name one that a package adds."""
 
     ZMQ = "zmq"
     NATS = "nats"
@@ -125,7 +125,7 @@ class Config:
     actors: tuple[ActorSpec, ...]
     processes: tuple[ProcessSpec, ...]
     network: NetworkSettings
-    event_plane: EventPlane = EventPlane.ZMQ
+    event_plane: str = EventPlane.ZMQ.value
     strategy: Strategy = Strategy.ONE_FOR_ONE
     limits: Limits = Limits()
     path: Path | None = None

@@ -30,6 +30,7 @@ from .admin import AdminServer
 from .changes import Changes, told
 from .config import load
 from .config_keys import not_a_name
+from .config_network import overlay, with_planes
 from .connection import Connection
 from .embedded import EmbeddedNats
 from .errors import StartInterrupted, SupervisionError, SystemFailed, UnknownPlace
@@ -62,7 +63,7 @@ class System:
     ...     workers = await system.spawn(Worker, "tiny", replicas=2, processes=2)
     ...     print(await workers.ask(Worker.load))
 
-    Everything happens on the event loop that runs `start`. ``plane`` overrides what ``settings`` say, which
+    Everything happens on the event loop that runs `start`. ``plane`` and ``event_plane`` override ``settings``, which
     come from the environment by default. Without a ``namespace`` it is one of its own. With ``nats_embedded``
     (true, or the path of a program) a nats-server runs beside it, and the plane is nats unless said otherwise.
     """
@@ -72,6 +73,7 @@ class System:
         *,
         namespace: str | None = None,
         plane: str | None = None,
+        event_plane: str | None = None,
         settings: NetworkSettings | None = None,
         runtime_dir: str | os.PathLike[str] | None = None,
         limits: Limits | None = None,
@@ -80,13 +82,14 @@ class System:
         """Start nothing yet. Raises `ConfigError`."""
         if namespace and (what := not_a_name(namespace)):  # it becomes a directory, and a part of subjects
             raise ConfigError(f"namespace {what}")
-        settings = NetworkSettings.from_env(os.environ) if settings is None else settings
         plane = "nats" if nats_embedded and plane is None else plane
+        settings = with_planes(settings or NetworkSettings.from_env(os.environ), plane, event_plane)
         self._config = Config(
             namespace=namespace or f"script-{os.getpid()}-{next(_numbers)}",
             actors=(),
             processes=(),
-            network=settings if plane is None else replace(settings, request_plane=plane.lower()),
+            network=settings,
+            event_plane=settings.event_plane,
             limits=limits or Limits(),
         )
         self._runtime_dir = Path(runtime_dir) if runtime_dir is not None else None
@@ -112,18 +115,18 @@ class System:
         config: str | os.PathLike[str] | Config,
         *,
         plane: str | None = None,
+        event_plane: str | None = None,
         namespace: str | None = None,
         runtime_dir: str | os.PathLike[str] | None = None,
         nats_embedded: bool | str | os.PathLike[str] = False,
     ) -> Self:
         """Return a system that a config file describes; nothing is started. Raises `ConfigError`."""
         plane = "nats" if nats_embedded and plane is None else plane
-        config = config if isinstance(config, Config) else load(config, plane=plane, namespace=namespace)
-        system = cls(namespace=namespace, plane=plane, settings=config.network, runtime_dir=runtime_dir)
-        system._embed = nats_embedded
-        namespace = namespace or config.namespace
-        system._is_passing = False
-        system._config = replace(config, namespace=namespace, network=system._config.network)
+        if not isinstance(config, Config):
+            config = load(config, plane=plane, event_plane=event_plane, namespace=namespace)
+        config = overlay(config, namespace, plane, event_plane)
+        system = cls(namespace=config.namespace, settings=config.network, runtime_dir=runtime_dir)
+        system._config, system._embed, system._is_passing = config, nats_embedded, False
         return system
 
     @staticmethod
@@ -175,7 +178,7 @@ class System:
         config, tree = self._config, secrets.token_hex(6)
         self._directory = await claim_aside(config.namespace, tree, self._runtime_dir)
         ipc = config.network.ipc_directory or str(self._directory.ipc)
-        settings = replace(config.network, ipc_directory=ipc, event_plane=config.event_plane.value)
+        settings = replace(config.network, ipc_directory=ipc, event_plane=config.event_plane)
         if self._embed:
             self._nats = EmbeddedNats(self._directory.nats, tree, self._embed, self._event, self._failed)
             settings = await self._nats.start(settings)
@@ -261,11 +264,7 @@ class System:
             raise self._failure
 
     def _not_ready(self) -> list[str]:
-        if self._failure is not None:
-            raise self._failure
-        if self._supervisor is None or self._stop is not None:
-            raise SupervisionError(f"the system is {self._state.value}")
-        return not_ready(self._supervisor.slots.values())
+        return not_ready(self._live().slots.values())
 
     def _changed(self) -> None:
         self._changes.notify()
@@ -428,7 +427,7 @@ class System:
         return SystemStatus(
             namespace=config.namespace,
             plane=config.network.request_plane,
-            event_plane=config.event_plane.value,
+            event_plane=config.event_plane,
             insecure=config.network.insecure,
             pid=os.getpid(),
             state=self._state,

@@ -241,8 +241,10 @@ def _in_use(segments: list[Item]) -> set[Item]:
     used: set[Item] = set()
     for pid in _numbers("/proc") if segments else ():
         with suppress(OSError):
-            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
-            used.update(item for item in segments if pid != os.getpid() and item.text in maps)
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+            # By number, not by name: a semaphore is mapped under another one, before it gets its own.
+            mapped = {line.split(maxsplit=5)[4] for line in maps if "/dev/shm/" in line}
+            used.update(item for item in segments if pid != os.getpid() and str(item.key) in mapped)
     return used
 
 

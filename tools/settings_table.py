@@ -24,18 +24,18 @@ HEAD = """\
 
 Made by `python tools/settings_table.py > docs/settings.md` from the classes that hold the settings; do not edit it.
 
-A setting comes from, highest first: a flag of the command (`--plane`, `--namespace`), the environment, the config file,
-the default. An empty variable sets nothing. Every mistake is reported in one run, with variable or line, value, and
-what is allowed; `callboard check FILE` looks and starts nothing. Sizes in a file may have units (`"64MiB"`), in the
-environment they are bytes. An unknown `DYN_REQUEST_PLANE` is a warning and means `tcp`; with `strict_env = true` it is
-an error.
+A setting comes from, highest first: a flag of the command (`--plane`, `--event-plane`, `--namespace`), the
+environment, the config file, the default. An empty variable sets nothing. Every mistake is reported in one run, with
+variable or line, value, and what is allowed; `callboard check FILE` looks and starts nothing. Sizes in a file may have
+units (`"64MiB"`), in the environment they are bytes. An unknown `DYN_REQUEST_PLANE` is a warning and means `tcp`, an
+unknown `DYN_EVENT_PLANE` `zmq`; with `strict_env = true` each is an error.
 
 ## The system: top of the file
 | key | variable | default | meaning |
 |---|---|---|---|
 | `namespace` | `DYN_NAMESPACE` | `default` | Keeps systems on one machine or one broker apart. |
 | `request_plane` | `DYN_REQUEST_PLANE` | `tcp` | How messages travel: `tcp`, `nats`, `ipc`, or a plane of your own. |
-| `event_plane` | `DYN_EVENT_PLANE` | `zmq` | How events travel: `zmq`, `nats`, `jetstream`, `none`. |
+| `event_plane` | `DYN_EVENT_PLANE` | `zmq` | How events travel: `zmq`, `nats`, `jetstream`, `none`, or your own. |
 """
 
 NETWORK = """

@@ -117,14 +117,17 @@ class MissingExtra(TransportError, ImportError):
 class BadPlane(TransportError, ImportError):
     """A plane is registered, and it is none: its module, its class or what it says of itself is wrong."""
 
-    def __init__(self, scheme: str, where: str, why: str) -> None:
-        self.scheme, self.where, self.why = scheme, where, why
+    def __init__(
+        self, scheme: str, where: str, why: str, kind: str = "", group: str = "callboard.planes"
+    ) -> None:
+        self.scheme, self.where, self.why, self.kind, self.group = scheme, where, why, kind, group
+        plane = f"{scheme} {kind} plane" if kind else f"{scheme} plane"
         super().__init__(
-            f"the {scheme} plane ({where}, named by an entry point in the group callboard.planes) cannot be used: {why}"
+            f"the {plane} ({where}, named by an entry point in the group {group}) cannot be used: {why}"
         )
 
-    def __reduce__(self) -> tuple[type[BadPlane], tuple[str, str, str]]:
-        return type(self), (self.scheme, self.where, self.why)
+    def __reduce__(self) -> tuple[type[BadPlane], tuple[str, str, str, str, str]]:
+        return type(self), (self.scheme, self.where, self.why, self.kind, self.group)
 
 
 class _AtAddress(TransportError):

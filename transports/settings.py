@@ -15,6 +15,7 @@ from typing import Any
 from . import nats_settings
 from .address import is_loopback
 from .errors import ConfigError
+from .events.names import DEFAULT, known_event_planes, unknown_event_plane
 from .host import is_host
 from .nats_settings import NatsSettings
 from .schemes import known_schemes, unknown_plane
@@ -83,13 +84,15 @@ class NetworkSettings:
     """``CALLBOARD_ENCODE_IN_PROCESS``: encode and decode messages within one process, too. For development: finds what
     is shared by accident, and what would not travel. On nats: the same."""
     strict_env: bool = False
-    """Make an invalid ``DYN_REQUEST_PLANE`` an error instead of a warning."""
+    """Make an invalid ``DYN_REQUEST_PLANE`` or ``DYN_EVENT_PLANE`` an error instead of a warning."""
     nats: NatsSettings = _DEFAULT_NATS
     """How NATS is reached; a mapping, such as JSON gives, is taken too."""
 
     def __post_init__(self) -> None:
         if isinstance(self.request_plane, str):
             object.__setattr__(self, "request_plane", self.request_plane.lower())
+        if isinstance(self.event_plane, str):
+            object.__setattr__(self, "event_plane", self.event_plane.lower())
         found: list[Problem] = []
         if isinstance(self.nats, Mapping):
             built, found = _nested(self.nats)
@@ -114,13 +117,13 @@ class NetworkSettings:
                 causes["NATS_SERVER"] = "nats"
         except ConfigError as error:
             lines.extend(error.problems)
-        plane, warning = plane_from_env(environ)
-        if warning and (base.strict_env if strict is None else strict):
-            lines.append(warning)
-        elif warning:
-            warnings.warn(f"{warning}; falling back to tcp", RuntimeWarning, stacklevel=2)
-        if plane:
-            changes["request_plane"] = plane
+        for name, (plane, warning) in planes_from_env(environ).items():
+            if warning and (base.strict_env if strict is None else strict):
+                lines.append(warning)
+            elif warning:
+                warnings.warn(f"{warning}; falling back to {plane}", RuntimeWarning, stacklevel=2)
+            if plane:
+                changes[name] = plane
         values = plain(base) | changes
         for problem in problems(values):
             lines.append(named([v for v, name in causes.items() if name in problem.fields], problem))
@@ -150,6 +153,19 @@ def plane_from_env(environ: Mapping[str, str]) -> tuple[str, str]:
     if not plane or plane in known_schemes():
         return plane, ""
     return "tcp", f"DYN_REQUEST_PLANE: {unknown_plane(plane)}"
+
+
+def event_plane_from_env(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The same for ``DYN_EVENT_PLANE``: zmq if nobody knows it, or it does not leave a process."""
+    plane = environ.get("DYN_EVENT_PLANE", "").strip().lower()
+    if not plane or plane in known_event_planes():
+        return plane, ""
+    return DEFAULT, f"DYN_EVENT_PLANE: {unknown_event_plane(plane)}"
+
+
+def planes_from_env(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Both, by the names of the settings."""
+    return {"request_plane": plane_from_env(environ), "event_plane": event_plane_from_env(environ)}
 
 
 VARIABLES: dict[str, str] = {

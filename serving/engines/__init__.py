@@ -9,6 +9,7 @@ from typing import Any
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
+from ..options import settings_of
 from .base import Engine
 
 KINDS = {
@@ -33,22 +34,7 @@ def make_engine(options: Mapping[str, Any]) -> Engine:
     if path is None:
         raise ConfigError(f"engine.kind is {kind!r}; engines are: {known}{did_you_mean(kind, KINDS)}")
     cls = _load(path)
-    fields = {field.name for field in dataclasses.fields(cls.Settings)}
-    problems = [
-        f"engine: unknown key {key!r} for {kind}; keys are: {', '.join(sorted(fields))}{did_you_mean(key, fields)}"
-        for key in values
-        if key not in fields
-    ]
-    problems += [
-        f"engine.{field.name} is missing; {kind} needs it"
-        for field in dataclasses.fields(cls.Settings)
-        if field.name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if problems:
-        raise ConfigError(problems)
-    engine: Engine = cls(cls.Settings(**values))
+    engine: Engine = cls(settings_of(cls.Settings, values, f'engine "{kind}"'))
     return engine
 
 

@@ -13,8 +13,8 @@ from msgspec import Struct
 from callboard.actors.events import ActorEvents, Publisher, Topic
 
 from ..protocol import RankLoad
-from .changes import EngineChange, KvChanges
-from .resident import ResidentBlocks
+from .changes import Change, EngineChange, KvChanges
+from .resident import ResidentBlocks, count_blocks
 
 LOAD_EVERY_S = 0.25
 """How often a load is looked at; it is published when it has changed."""
@@ -23,6 +23,8 @@ MAX_BLOCKS = 4_000_000
 """Blocks per rank that are kept for those who ask."""
 
 CHANGES_PER_EVENT = 512
+BLOCKS_PER_EVENT = 16_384
+"""Of 16 bytes, beside those of one more change: an event of the plane takes 512 KiB."""
 
 log = logging.getLogger("callboard.serving")
 
@@ -35,6 +37,23 @@ class Loads(Struct, frozen=True, array_like=True):
 
 KV = Topic("kv", KvChanges)
 LOAD = Topic("load", Loads)
+
+
+class _Event:
+    """An event that is being gathered."""
+
+    __slots__ = ("_blocks", "changes")
+
+    def __init__(self, changes: KvChanges) -> None:
+        self.changes, self._blocks = changes, 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._blocks >= BLOCKS_PER_EVENT or len(self.changes.changes) >= CHANGES_PER_EVENT
+
+    def add(self, change: Change) -> None:
+        self.changes.changes.append(change)
+        self._blocks += count_blocks(change)
 
 
 class KvPublisher:
@@ -67,22 +86,20 @@ class KvPublisher:
             if not self._deaf:
                 self._early += changes
             return
-        told: dict[int, KvChanges] = {}
+        told: dict[int, _Event] = {}
         for change in changes:
             rank = self._ranks.get(change.dp_rank)
             if rank is None:
                 rank = self._ranks[change.dp_rank] = ResidentBlocks(change.dp_rank, self._max_blocks)
-            news = rank.apply(change)
-            if not news:
-                continue
-            event = told.get(rank.dp_rank)
-            if event is None or len(event.changes) >= CHANGES_PER_EVENT:
-                if event is not None:
-                    self._kv.send(event)
-                event = told[rank.dp_rank] = KvChanges(rank.dp_rank, rank.block_size, [])
-            event.changes.extend(news)
+            for news in rank.apply(change):
+                event = told.get(rank.dp_rank)
+                if event is None or event.is_full:
+                    if event is not None:
+                        self._kv.send(event.changes)
+                    event = told[rank.dp_rank] = _Event(KvChanges(rank.dp_rank, rank.block_size, []))
+                event.add(news)
         for event in told.values():
-            self._kv.send(event)
+            self._kv.send(event.changes)
 
     def snapshot(self) -> Iterable[KvChanges]:
         """Yield what is in the caches."""

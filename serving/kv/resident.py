@@ -24,7 +24,7 @@ from .changes import (
 from .hashing import HASH_BYTES, block_hashes, lora_seed, pack_hashes, sequence_hashes
 
 RUN_BLOCKS = 4096
-"""Blocks of a snapshot's run, at most."""
+"""Blocks of one change that is told, at most: what an engine says at once may be more than an event carries."""
 
 ON_DEVICE = {"", "gpu", "device", "cuda", "hbm", "xpu", "cpu_device"}
 """Media that count; what is in host memory or on disk is another tier, of which the index knows nothing."""
@@ -97,15 +97,14 @@ class ResidentBlocks:
                 self._drop(engine, gone)
                 self._names[engine] = name
             before = name
-        told: list[Change] = [Stored(parent, pack_hashes(local), pack_hashes(sequence))]
-        return [*told, Removed(pack_hashes(gone))] if gone else told
+        return [*_stored(parent, local, sequence), *_removed(gone)]
 
     def _remove(self, change: BlocksRemoved) -> list[Change]:
         gone: list[int] = []
         for engine in change.blocks:
             if not self._drop(engine, gone):
                 self.unknown += 1
-        return [Removed(pack_hashes(gone))] if gone else []
+        return _removed(gone)
 
     def _drop(self, engine: int, gone: list[int]) -> bool:
         name = self._names.pop(engine, None)
@@ -140,12 +139,25 @@ class ResidentBlocks:
             run.append(name)
         if run:
             yield self._run(run, parent)
-        if gaps := [name for name, block in self._blocks.items() if not block.copies]:
-            yield KvChanges(self.dp_rank, self.block_size, [Removed(pack_hashes(gaps))])
+        for removed in _removed([name for name, block in self._blocks.items() if not block.copies]):
+            yield KvChanges(self.dp_rank, self.block_size, [removed])
 
     def _run(self, names: Sequence[int], parent: int | None) -> KvChanges:
         local = pack_hashes(self._blocks[name].local for name in names)
         return KvChanges(self.dp_rank, self.block_size, [Stored(parent, local, pack_hashes(names))])
+
+
+def _stored(parent: int | None, local: Sequence[int], sequence: Sequence[int]) -> list[Change]:
+    told: list[Change] = []
+    for at in range(0, len(local), RUN_BLOCKS):
+        run = sequence[at : at + RUN_BLOCKS]
+        told.append(Stored(parent, pack_hashes(local[at : at + RUN_BLOCKS]), pack_hashes(run)))
+        parent = run[-1]
+    return told
+
+
+def _removed(names: Sequence[int]) -> list[Change]:
+    return [Removed(pack_hashes(names[at : at + RUN_BLOCKS])) for at in range(0, len(names), RUN_BLOCKS)]
 
 
 def count_blocks(change: Change) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
+from ..options import settings_of
 from .changes import EngineChange
 from .trtllm_source import TensorRtSource, TensorRtSourceSettings
 from .zmq_source import ZmqSource, ZmqSourceSettings
@@ -44,18 +44,5 @@ def make_source(options: Mapping[str, Any], listener: Listener) -> KvSource:
             f"kv_events.source is {kind!r}; it must be one of {known}{did_you_mean(str(kind), KINDS)}"
         )
     settings, made = KINDS[kind]
-    names = [field.name for field in dataclasses.fields(settings)]
-    problems = [
-        f"unknown key {key!r} of kv_events; keys are: {', '.join(names)}{did_you_mean(key, names)}"
-        for key in values
-        if key not in names
-    ]
-    problems += [
-        f"kv_events.{field.name} is missing"
-        for field in dataclasses.fields(settings)
-        if field.default is dataclasses.MISSING and field.name not in values
-    ]
-    if problems:
-        raise ConfigError(problems)
-    source: KvSource = made(settings(**values), listener)
+    source: KvSource = made(settings_of(settings, values, "kv_events"), listener)
     return source

@@ -4,6 +4,9 @@ A message is ``[topic, sequence (8 bytes, big-endian, from 0), batch]``. On the 
 ``["", first]`` and gets ``["", (topic,) sequence, batch]`` until the sequence is all ones. If the engine no longer has
 what is missing, or has no replay socket, the cache of that rank counts as empty, and fills again with what comes.
 
+An engine that was started again counts from 0, and may have passed our last number before we are connected. So with
+every connection, and every gap, it is asked from some messages back: if these are not those that we had, it is another.
+
 Each data-parallel rank has its own sockets, at the port after that of the rank before it.
 """
 
@@ -21,7 +24,14 @@ from typing import Any
 import zmq
 
 from callboard.transports.errors import ConfigError
-from callboard.transports.zmq_sockets import NOBLOCK, Watched, acquire_context, release_context
+from callboard.transports.zmq_sockets import (
+    EVENT_HANDSHAKE_SUCCEEDED,
+    NOBLOCK,
+    Monitor,
+    Watched,
+    acquire_context,
+    release_context,
+)
 
 from .changes import AllCleared, EngineChange
 from .engine_events import BadEvents, read_batch
@@ -30,6 +40,8 @@ END = (1 << 64) - 1
 REPLAY_S = 5.0
 QUEUED = 100_000
 RECENT = 64
+"""Messages that are remembered, to know the engine by."""
+
 WAITING = 10_000
 """Messages that are kept while a gap is replayed."""
 
@@ -119,7 +131,10 @@ class _RankSource:
         self._next: int | None = None
         self._waiting: list[tuple[int, bytes]] | None = None
         self._replaying: asyncio.Task[None] | None = None
+        self._is_doubted = self._again = False
+        """The connection is new: it may be another engine. And it came while the one before was looked at."""
         self._subscribe: Watched | None = None
+        self._monitor: Monitor | None = None
         self._context: zmq.Context[Any] | None = None
         self._recent: dict[int, bytes] = {}
         """The last messages, to know one that comes twice from one of an engine that was started again."""
@@ -136,17 +151,17 @@ class _RankSource:
         socket.setsockopt(zmq.RCVHWM, QUEUED)
         socket.setsockopt(zmq.SUBSCRIBE, self._settings.topic.encode())
         endpoint = of_rank(self._settings.endpoint, self._rank)
+        self._monitor = Monitor(socket, self._happened)
         try:
             if self._settings.bind:
                 socket.bind(endpoint)
             else:
                 socket.connect(endpoint)
         except zmq.ZMQError as error:
+            self._monitor.close()
             socket.close(0)
             raise ConfigError(f"kv_events.endpoint {endpoint}: {error}") from None
         self._subscribe = Watched(socket, self._receive)
-        if self._settings.replay:
-            self._replay(0)  # what the engine did before we came
 
     async def close(self) -> None:
         if self._replaying is not None:
@@ -154,7 +169,20 @@ class _RankSource:
             with suppress(asyncio.CancelledError):
                 await self._replaying
         if self._subscribe is not None:
+            assert self._monitor is not None
+            self._monitor.close()
             self._subscribe.close(0)
+
+    def _happened(self, kind: int, _: int) -> None:
+        if kind != EVENT_HANDSHAKE_SUCCEEDED:
+            return
+        self._is_doubted = self._next is not None
+        if self._waiting is not None:
+            self._again = True
+        elif self._settings.replay:
+            self._replay()  # what the engine did before we came
+        elif self._is_doubted:
+            self._begin_anew()
 
     def _receive(self) -> None:
         assert self._subscribe is not None
@@ -175,14 +203,13 @@ class _RankSource:
             self._take(number, batch)
         elif number > self._next:
             self.gaps += 1
-            self._replay(self._next)
+            self._replay()
             self._arrived(number, batch)
         elif self._recent.get(number) == batch:
             self.duplicates += 1  # the replay was faster
         else:  # the engine was started again
-            self._reset()
-            self._next = None
-            self._replay(0)
+            self._begin_anew()
+            self._replay()
             self._arrived(number, batch)
 
     def _take(self, number: int, batch: bytes) -> None:
@@ -209,27 +236,56 @@ class _RankSource:
         self._recent.clear()
         self._listener([AllCleared(dp_rank=self._rank)])
 
-    def _replay(self, first: int) -> None:
+    def _begin_anew(self) -> None:
+        """It is another engine than the one that told what we know."""
+        self._reset()
+        self._next, self._is_doubted = None, False
+
+    def _replay(self) -> None:
         self._waiting = []
         self._replaying = asyncio.get_running_loop().create_task(
-            self._catch_up(first), name=f"KV events of rank {self._rank}", context=Context()
+            self._catch_up(), name=f"KV events of rank {self._rank}", context=Context()
         )
 
-    async def _catch_up(self, first: int) -> None:
-        missed: list[tuple[int, bytes]] = []
+    async def _catch_up(self) -> None:
+        self._again = True
         try:
-            if self._settings.replay:
-                self.replays += 1
-                missed = await self._ask(first)
+            while self._again:
+                self._again = False
+                missed = await self._missed() if self._settings.replay else []
+                waiting, self._waiting = self._waiting or [], []
+                self._merge(missed, waiting)
+        finally:
+            self._waiting = None
+
+    async def _missed(self) -> list[tuple[int, bytes]]:
+        """Return what came after what we have, and some of what we have; begins anew if the engine is another."""
+        found: list[tuple[int, bytes]] = []
+        try:
+            self.replays += 1
+            found = await self._ask(0 if self._next is None else min(self._recent, default=self._next))
+            if self._next is not None and not self._is_known(found):
+                self._begin_anew()
+                found = []
+                found = await self._ask(0)
         except (TimeoutError, ValueError, zmq.ZMQError) as error:
             self.failed_replays += 1
             log.warning("KV events of rank %d cannot be replayed: %s", self._rank, error or "no answer")
-        finally:
-            waiting, self._waiting = self._waiting or [], None
+            if self._is_doubted:
+                self._begin_anew()
+        self._is_doubted = False
+        return found
+
+    def _is_known(self, found: list[tuple[int, bytes]]) -> bool:
+        """True if an engine has said what we remember of it."""
+        both = [self._recent[number] == batch for number, batch in found if number in self._recent]
+        return bool(both) and all(both)
+
+    def _merge(self, missed: list[tuple[int, bytes]], waiting: list[tuple[int, bytes]]) -> None:
         for number, batch in sorted({**dict(missed), **dict(waiting)}.items()):
-            if number < first:
+            if self._next is not None and number < self._next:
                 continue
-            if number != (first if self._next is None else self._next) and (self._next is not None or first):
+            if self._next is not None and number != self._next:
                 self._reset()  # the engine no longer has what is between
             self._take(number, batch)
 
@@ -237,6 +293,7 @@ class _RankSource:
         assert self._context is not None
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, QUEUED)
         answers: asyncio.Queue[list[bytes]] = asyncio.Queue()
         watched = Watched(socket, lambda: answers.put_nowait(socket.recv_multipart(NOBLOCK)))
         found: list[tuple[int, bytes]] = []

@@ -5,7 +5,13 @@ Events of topic ``routing``. The publisher's snapshot is one `Added` per request
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from msgspec import Struct
+from msgspec.structs import replace
+
+EVENT_ROOM_BYTES = 256 * 1024
+"""What the changes of one event take at most, about: half of what an event plane carries."""
 
 
 class Added(Struct, frozen=True, array_like=True, tag="a"):
@@ -47,3 +53,38 @@ class RoutingChanges(Struct, frozen=True, array_like=True):
     """One event: changes in their order."""
 
     changes: list[RoutingChange]
+
+
+def in_events(changes: Iterable[RoutingChange]) -> Iterator[RoutingChanges]:
+    """Yield changes as events that every event plane carries, in their order.
+
+    Of a prompt whose blocks alone are too many for one, their number is told and not their names.
+    """
+    event: list[RoutingChange] = []
+    left = EVENT_ROOM_BYTES
+    for change in changes:
+        told = _bounded(change)
+        if told is None:
+            continue
+        size = _size(told)
+        if size > left:
+            yield RoutingChanges(event)
+            event, left = [], EVENT_ROOM_BYTES
+        event.append(told)
+        left -= size
+    if event:
+        yield RoutingChanges(event)
+
+
+def _bounded(change: RoutingChange) -> RoutingChange | None:
+    if _size(change) <= EVENT_ROOM_BYTES:
+        return change
+    if isinstance(change, Added):
+        return replace(change, sequence=b"")
+    return None  # a session with a name of such a length: the other routers place it as any request
+
+
+def _size(change: RoutingChange) -> int:
+    text = change.session if isinstance(change, Bound) else change.id
+    hashes = len(change.sequence) if isinstance(change, Added) else 0
+    return 64 + 4 * len(text) + hashes  # a character is at most four bytes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
+from ..options import settings_of
 from .cost import Weights
 
 MODES = ("round-robin", "random", "power-of-two", "least-loaded", "direct", "kv")
@@ -29,7 +30,8 @@ class RouterSettings:
     """What a block in the cache is worth, in blocks; 0: the caches do not count."""
     overlap_score_credit_decay: float = 0.0
     """How much less it is worth on a worker where prompts wait."""
-    prefill_load_scale: float = 1.0
+    prefill_load_scale: float = 3.0
+    """What a block to compute costs, in blocks held. Dynamo's default is 1; see docs/router.md for what 3 gains."""
     decode_active_request_weight: float = 0.0
     temperature: float = 0.0
     """0: the least cost; above: drawn by the costs."""
@@ -166,12 +168,4 @@ OPTIONAL = {
 
 def router_settings(values: Mapping[str, Any]) -> RouterSettings:
     """Return settings from the keys of a config. Raises `ConfigError` with every problem, unknown keys included."""
-    known = [field.name for field in fields(RouterSettings)]
-    problems = [
-        f"unknown key {key!r}; keys are: {', '.join(known)}{did_you_mean(key, known)}"
-        for key in values
-        if key not in known
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return RouterSettings(**values)
+    return settings_of(RouterSettings, values, "the router")

@@ -4,7 +4,8 @@ What is real: `Scheduler` with its books, `CacheView` with its index, and the wa
 the worker, `KvFollower` at the router). What is not: the event plane, which is a delay here, and the engines.
 
 Three references besides the modes: ``oracle`` is the kv scheduler that is shown the engines' true caches in the moment
-of each decision; `reusable_share` is what one cache without end for all engines would hit; and ``round-robin``.
+of each decision; ``oracle, hits only`` sees them too, and cares for nothing but the longest hit; and ``round-robin``.
+`reusable_share` is what one cache without end for all engines would hit.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ ROUTINGS: dict[str, dict[str, Any]] = {
     "least-loaded": {"mode": "least-loaded"},
     "kv approximate": {"mode": "kv", "use_kv_events": False},
     "kv": {"mode": "kv"},
-    "kv scale 4": {"mode": "kv", "prefill_load_scale": 4.0},
+    "kv, scale 1": {"mode": "kv", "prefill_load_scale": 1.0},
     "oracle": {"mode": "kv"},
+    "oracle, hits only": {"mode": "kv", "track_active_blocks": False, "track_prefill_tokens": False},
 }
-"""What each means for `RouterSettings`; all else is its default."""
+"""What each means for `RouterSettings`; all else is its default. ``scale 1`` is the default of Dynamo's router."""
 
-ORACLE = "oracle"
+ORACLES = ("oracle", "oracle, hits only")
+"""They know what no router can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +188,7 @@ def run_routing(name: str, trace: Sequence[Arrival], trial: RoutingTrial) -> tup
         RouterSettings(**{**trial.options, **ROUTINGS[name]}),
         trial.engine.block_size,
         Random(trial.trace.seed),
-        is_oracle=name == ORACLE,
+        is_oracle=name in ORACLES,
     )
     placement.start(trial.engine, trial.engines)
     replay = Replay(trace, placement, trial.engine, engines=trial.engines, event_delay_s=trial.event_delay_s)

@@ -18,7 +18,6 @@ HIDDEN = "set (a secret, not shown)"
 
 NONSENSE = {
     "DYN_NAMESPACE": ("9 lives", 'letters, digits, "-" and "_" after a letter'),
-    "DYN_EVENT_PLANE": ("smoke", "one of zmq, nats, jetstream, none"),
     "DYN_TCP_RPC_HOST": ("no host", 'an IP address to bind, 0.0.0.0 or :: for all of them, or "auto"'),
     "DYN_TCP_RPC_PORT": ("70000", "between 0 and 65,535"),
     "DYN_TCP_MAX_MESSAGE_SIZE": ("32MB", "a whole number between 65,536 and"),
@@ -41,15 +40,18 @@ NONSENSE = {
     "NATS_TLS_CLIENT_KEY_PATH": ("/no/such/key.pem", "the path of a file that can be read"),
     "NATS_STARTUP_CONNECT_TIMEOUT_SECONDS": ("-1", "a number between 0.001 and"),
 }
-"""Each variable with a wrong value, and what is allowed; the plane is a case of its own."""
+"""Each variable with a wrong value, and what is allowed; the planes are a case of their own."""
 
-PLANE = "DYN_REQUEST_PLANE"
+PLANE, EVENTS = "DYN_REQUEST_PLANE", "DYN_EVENT_PLANE"
 VALID = "valid are: ipc, memory, nats, tcp"
+VALID_EVENTS = "valid are: zmq, nats, jetstream, none"
 
 
 async def check(config: Path) -> Finished:
     wrong = {variable: value for variable, (value, _) in NONSENSE.items()}
-    return await callboard("check", config, env={**os.environ, **wrong, PLANE: "carrier-pigeon"})
+    return await callboard(
+        "check", config, env={**os.environ, **wrong, PLANE: "carrier-pigeon", EVENTS: "smoke"}
+    )
 
 
 def assert_all_are_named(lines: list[str]) -> None:
@@ -64,7 +66,7 @@ def assert_all_are_named(lines: list[str]) -> None:
 
 
 def test_no_variable_is_forgotten() -> None:
-    known = {*settings.VARIABLES, *nats_settings.VARIABLES, "DYN_NAMESPACE", "DYN_EVENT_PLANE"}
+    known = {*settings.VARIABLES, *nats_settings.VARIABLES, "DYN_NAMESPACE"}
     assert set(NONSENSE) == known
 
 
@@ -72,9 +74,13 @@ async def test_one_run_names_all_variables_and_an_unknown_plane_is_a_warning(clu
     shown = await check(CONFIG)
     assert (shown.code, shown.out) == (2, "")
     lines = [line.strip() for line in shown.err.splitlines()]
-    (warning,) = [line for line in lines if "RuntimeWarning" in line or "carrier-pigeon" in line]
-    assert f"{PLANE}: invalid request plane mode 'carrier-pigeon'; {VALID}" in warning
-    assert "falling back to tcp" in warning
+    warnings = [
+        line for line in lines if "RuntimeWarning" in line or "carrier-pigeon" in line or "smoke" in line
+    ]
+    plane, events = warnings
+    assert f"{PLANE}: invalid request plane mode 'carrier-pigeon'; {VALID}" in plane
+    assert "falling back to tcp" in plane
+    assert f"{EVENTS}: invalid event plane 'smoke'; {VALID_EVENTS}; falling back to zmq" in events
     problems = [line for line in lines if line.startswith(("environment: ", "DYN_NAMESPACE: "))]
     assert_all_are_named([line.removeprefix("environment: ") for line in problems])
     assert not list(cluster.directory.iterdir()), "nothing was started"
@@ -91,7 +97,9 @@ async def test_under_strict_env_the_unknown_plane_is_an_error_of_the_same_run(
     lines = [line.strip().removeprefix("environment: ") for line in shown.err.splitlines()]
     (plane,) = [line for line in lines if line.startswith(PLANE)]
     assert f"invalid request plane mode 'carrier-pigeon'; {VALID}" in plane
-    assert_all_are_named([line for line in lines if line != plane])
+    (events,) = [line for line in lines if line.startswith(EVENTS)]
+    assert f"invalid event plane 'smoke'; {VALID_EVENTS}" in events
+    assert_all_are_named([line for line in lines if line not in (plane, events)])
 
 
 @pytest.mark.parametrize("value", ["TCP", "Nats"])

@@ -12,6 +12,7 @@ import pytest
 from callboard.actors.actor import Actor
 from callboard.actors.errors import ActorError
 from callboard.actors.ref import Ref
+from callboard.supervisor.config import load
 from callboard.supervisor.errors import AlreadyRunning, StartupFailed, SupervisionError, UnknownPlace
 from callboard.supervisor.guardian import start_time
 from callboard.supervisor.spec import Limits
@@ -63,6 +64,28 @@ class Local(Actor):
         assert self.echo is not None
         answer: str = await self.echo.ask("hello", name)
         return answer
+
+
+async def test_the_event_plane_is_that_of_the_argument_the_settings_or_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DYN_EVENT_PLANE", "jetstream")
+    assert System().status().event_plane == "jetstream"
+    assert System(settings=NetworkSettings(event_plane="nats")).status().event_plane == "nats"
+    assert System(event_plane="NONE").status().event_plane == "none"
+    for name in ("smoke", "memory"):
+        with pytest.raises(
+            ConfigError, match=f"invalid event plane '{name}'; valid are: zmq, nats, jetstream"
+        ):
+            System(event_plane=name)
+    (tmp_path / "c.toml").write_text(
+        'namespace = "mine"\nevent_plane = "nats"\n[actor.a]\nclass = "callboard:Actor"\n'
+    )
+    monkeypatch.delenv("DYN_EVENT_PLANE")
+    read = System.from_config(tmp_path / "c.toml").status()
+    assert (read.namespace, read.plane, read.event_plane) == ("mine", "tcp", "nats")
+    assert System.from_config(tmp_path / "c.toml", event_plane="none").status().event_plane == "none"
+    assert System.from_config(load(tmp_path / "c.toml"), event_plane="zmq").status().event_plane == "zmq"
 
 
 @pytest.mark.parametrize("namespace", ["../evil", "a/b", "a b", ">", "1st", ".."])

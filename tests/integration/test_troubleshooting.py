@@ -103,6 +103,19 @@ async def invalid_mode(bench: Bench) -> tuple[str, str]:
     return flagged + warned, told + told_of_warning
 
 
+@symptom("event-plane")
+async def event_plane(bench: Bench) -> tuple[str, str]:
+    system = await bench.cluster.up(bench.path, plane="tcp")
+    code, flagged = await bench.run("up", "--event-plane", "zqm")
+    assert code == 2
+    code, told = await bench.run("doctor", "--event-plane", "zqm")
+    assert code == 2
+    _, warned = await bench.run("check", DYN_EVENT_PLANE="zqm")
+    _, told_of_warning = await bench.run("doctor", DYN_EVENT_PLANE="zqm")
+    differs = await bench.doctor("--event-plane", "none", "-n", system.namespace)
+    return flagged + warned, told + told_of_warning + differs
+
+
 @symptom("nats-unreachable")
 async def nats_unreachable(bench: Bench) -> tuple[str, str]:
     with port(listening=False) as number:

@@ -36,18 +36,37 @@ class Publisher:
 
     async def __aenter__(self) -> Publisher:
         self._context = zmq.asyncio.Context()
+        self._open()
+        return self
+
+    def _open(self) -> None:
         self._pub, self._router = self._context.socket(zmq.PUB), self._context.socket(zmq.ROUTER)
         self._pub.bind(self.endpoint)
         self._router.bind(self.replay)
         self._task = asyncio.create_task(self._answer())
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def _close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._pub.close(0)
         self._router.close(0)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
         self._context.term()
+
+    async def restart(self, *numbers: int) -> None:
+        """Be another engine, which has stored other blocks before anybody is connected."""
+        await self._close()
+        self.sent.clear()
+        for number in numbers:
+            await self.store(number, lose=True)
+        self._open()
+
+    async def blink(self) -> None:
+        """Lose every connection, and go on."""
+        await self._close()
+        self._open()
 
     async def store(self, number: int, *, lose: bool = False) -> None:
         """Say that a block was stored, which continues the one before it."""
@@ -132,6 +151,61 @@ async def test_an_engine_that_was_started_again_begins_anew(tmp_path: Any) -> No
             await until(lambda: source.statistics()["messages"] >= 4)
             await until(lambda: len(rank) >= 1)
             assert len(rank) <= 4
+
+
+@pytest.mark.parametrize("more", [0, 1, 5], ids=["the same number", "one more", "more"])
+async def test_an_engine_that_has_passed_our_last_number_before_we_are_back_is_another(
+    tmp_path: Any, more: int
+) -> None:
+    async with Publisher(tmp_path) as publisher:
+        for number in range(4):
+            await publisher.store(number)
+        async with following(publisher, replay=publisher.replay) as (rank, told, source):
+            await until(lambda: len(rank) == 4)
+            await publisher.restart(0, *range(1, 4 + more))
+            publisher.sent[1] = publisher.sent[0]  # so that 2 and what follows it is in no cache
+            await until(lambda: source.statistics()["resets"] == 1)
+            await until(lambda: len(rank) == 1)
+            await publisher.store(1)
+            await until(lambda: len(rank) == 2)
+            assert sum(isinstance(change, AllCleared) for change in told) == 1
+
+
+async def test_an_engine_that_was_out_of_reach_goes_on(tmp_path: Any) -> None:
+    async with Publisher(tmp_path) as publisher:
+        for number in range(4):
+            await publisher.store(number)
+        async with following(publisher, replay=publisher.replay) as (rank, _told, source):
+            await until(lambda: len(rank) == 4)
+            replays = publisher.replays
+            await publisher.store(4, lose=True)
+            await publisher.blink()
+            await until(lambda: len(rank) == 5)
+            assert publisher.replays > replays
+            assert source.statistics()["resets"] == 0
+
+
+async def test_an_engine_without_replay_that_comes_back_is_another(tmp_path: Any) -> None:
+    async with Publisher(tmp_path) as publisher, following(publisher) as (rank, told, source):
+
+        async def heard() -> bool:
+            publisher.sent.clear()
+            await publisher.store(0)
+            return len(rank) == 1
+
+        await until(heard)
+        await publisher.blink()
+        await until(lambda: source.statistics()["resets"] > 0 and len(rank) == 0)
+        assert isinstance(told[-1], AllCleared)
+
+
+async def test_an_engine_that_starts_after_us_is_asked_for_what_it_did_before(tmp_path: Any) -> None:
+    publisher = Publisher(tmp_path)
+    async with following(publisher, replay=publisher.replay) as (rank, _told, source), publisher:
+        for number in range(3):
+            await publisher.store(number, lose=True)
+        await until(lambda: len(rank) == 3)
+        assert source.statistics()["failed_replays"] == 0
 
 
 async def test_what_the_engine_no_longer_has_empties_the_cache_and_it_fills_again(tmp_path: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
@@ -38,11 +39,16 @@ class FakeRef:
     def __init__(self, name: str, answer: ModelInfo | Exception, incarnation: int = 1) -> None:
         self.name, self.answer, self.incarnation = name, answer, incarnation
         self.asked = 0
+        self.holds: asyncio.Event | None = None
+        """What it waits for before it says it."""
         self.plays: list[Play] = []
         """What its next generations do; the last one is played again and again."""
         self.got: list[GenerateRequest] = []
+        self.deadlines: list[float] = []
+        """Those that it was given."""
 
-    def options(self, **_: Any) -> FakeRef:
+    def options(self, *, deadline_s: float, **_: Any) -> FakeRef:
+        self.deadlines.append(deadline_s)
         return self
 
     async def ask(self, method: Any, *args: Any) -> Any:
@@ -53,6 +59,8 @@ class FakeRef:
                 raise batch
             return {"from": self.name}
         self.asked += 1
+        if self.holds is not None:
+            await self.holds.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer

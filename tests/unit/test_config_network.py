@@ -13,6 +13,7 @@ from callboard.supervisor.schema import config_schema
 from callboard.supervisor.spec import Config, EventPlane
 from callboard.transports.errors import ConfigError
 from callboard.transports.nats_settings import Credentials, NatsSettings, plain
+from callboard.transports.settings import NetworkSettings
 
 PLAIN = '[actor.a]\nclass = "callboard:Actor"\n'
 Parse = Callable[..., Config]
@@ -181,12 +182,33 @@ def test_the_event_plane_comes_from_the_environment_the_file_or_the_default(
     config_of: Parse, problems_of: Problems
 ) -> None:
     text = f'event_plane = "none"\n{PLAIN}'
-    assert config_of(PLAIN).event_plane is EventPlane.ZMQ
-    assert config_of(text).event_plane is EventPlane.NONE
-    assert config_of(text, environ={"DYN_EVENT_PLANE": " JetStream "}).event_plane is EventPlane.JETSTREAM
-    (problem,) = problems_of(text, environ={"DYN_EVENT_PLANE": "zqm"})
-    what = "DYN_EVENT_PLANE is 'zqm'; it must be one of zmq, nats, jetstream, none; did you mean \"zmq\"?"
-    assert problem == f"environment: {what}"
+    assert config_of(PLAIN).event_plane == EventPlane.ZMQ
+    assert config_of(text).event_plane == EventPlane.NONE
+    environ = {"DYN_EVENT_PLANE": " JetStream "}
+    assert config_of(text, environ=environ).event_plane == EventPlane.JETSTREAM
+    assert config_of(text, environ=environ, event_plane="NATS").event_plane == EventPlane.NATS
+    (problem,) = problems_of(text, event_plane="smoke")
+    assert problem == "--event-plane: invalid event plane 'smoke'; valid are: zmq, nats, jetstream, none"
+
+
+def test_an_invalid_event_plane_in_the_environment_warns_and_falls_back_to_zmq(
+    config_of: Parse, problems_of: Problems
+) -> None:
+    text, environ = f'event_plane = "none"\n{PLAIN}', {"DYN_EVENT_PLANE": "zqm"}
+    what = "DYN_EVENT_PLANE: invalid event plane 'zqm'; valid are: zmq, nats, jetstream, none; did you mean \"zmq\"?"
+    with pytest.warns(RuntimeWarning) as said:
+        assert config_of(text, environ=environ).event_plane == EventPlane.ZMQ
+    assert [str(warning.message) for warning in said] == [f"{what}; falling back to zmq"]
+    assert problems_of(f"{text}[network]\nstrict_env = true\n", environ=environ) == [f"environment: {what}"]
+
+
+def test_settings_of_the_environment_have_its_event_plane() -> None:
+    assert NetworkSettings.from_env({}).event_plane == "zmq"
+    assert NetworkSettings.from_env({"DYN_EVENT_PLANE": "Nats"}).event_plane == "nats"
+    with pytest.warns(RuntimeWarning, match="invalid event plane 'memory'.*falling back to zmq"):
+        assert NetworkSettings.from_env({"DYN_EVENT_PLANE": "memory"}).event_plane == "zmq"
+    with pytest.raises(ConfigError, match="DYN_EVENT_PLANE: invalid event plane 'smoke'"):
+        NetworkSettings.from_env({"DYN_EVENT_PLANE": "smoke"}, strict=True)
 
 
 def test_a_plane_of_the_environment_that_stays_in_one_process_is_refused(problems_of: Problems) -> None:

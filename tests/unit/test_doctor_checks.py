@@ -97,6 +97,18 @@ def test_a_healthy_system_has_one_line_per_check_and_no_problem() -> None:
     )  # none is embedded, and NATS is used
 
 
+def test_an_event_plane_that_nobody_knows_or_that_is_not_in_use_is_told() -> None:
+    assert found(facts(config=config("tcp")), "event-plane").level is Level.OK
+    said = "DYN_EVENT_PLANE: invalid event plane 'x'; falling back to zmq"
+    finding = found(facts(config=config("tcp"), warnings=(said,)), "event-plane")
+    assert (finding.level, finding.text) == (Level.WARNING, said)
+    differs = found(facts(config=config("tcp", event_plane=EventPlane.NONE), mine=running()), "event-plane")
+    assert differs.level is Level.PROBLEM
+    assert "travel over zmq" in differs.text
+    assert differs.text.endswith("says none")
+    assert config_findings(["a.toml:1  invalid event plane 'x'"])[0].check == "event-plane"
+
+
 def test_every_problem_and_every_warning_says_what_to_do() -> None:
     """Each of the sights below is bad in every way that it can be."""
     for seen in (

@@ -185,3 +185,24 @@ def test_a_segment_in_use_by_another_process_is_not_left_behind():
         asyncio.run(scenario())
     finally:
         path.unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs /dev/shm")
+def test_a_semaphore_of_another_process_is_not_left_behind():
+    """The C library maps it under another name, and gives it its own after that."""
+    script = (
+        "import multiprocessing, sys; made = multiprocessing.get_context('spawn').Semaphore();"
+        " print(made._semlock.name, flush=True); sys.stdin.read()"
+    )
+
+    async def scenario():
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as user:
+            path = f"/dev/shm/sem.{user.stdout.readline().strip().removeprefix('/')}"
+            seen = frozenset(item for item in look() if item.text == path)
+            assert len(seen) == 1
+            assert await settled(frozenset(), lambda: seen, limit_s=0) == []
+            user.stdin.close()
+
+    asyncio.run(scenario())

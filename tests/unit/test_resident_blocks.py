@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard.actors.events import Event, Left, Snapshot
+from callboard.actors.events import ActorEvents, Event, Left, Snapshot
 from callboard.serving.kv.changes import AllCleared, BlocksRemoved, BlocksStored, Cleared, KvChanges, Removed
 from callboard.serving.kv.follower import KvFollower
 from callboard.serving.kv.hashing import block_hashes, lora_seed, pack, sequence_hashes
+from callboard.serving.kv.publisher import KV, KvPublisher
 from callboard.serving.kv.resident import ResidentBlocks
 from callboard.serving.kv.view import CacheView
 from callboard.serving.scheduling.demand import Rank
 from callboard.serving.scheduling.settings import RouterSettings
 from callboard.transports.events.base import Source
+from callboard.transports.events.frames import EVENT_BYTES
 
 SIZE = 2
 
@@ -77,6 +79,46 @@ def test_an_engine_that_uses_a_name_again_means_the_new_block() -> None:
     told = rank.apply(stored([1], [3, 4]))
     assert isinstance(told[1], Removed)
     assert rank.names() == set(names([3, 4]))
+
+
+class Sent:
+    """The events of an actor whose publishers keep what they are given."""
+
+    def __init__(self) -> None:
+        self.events: list[KvChanges] = []
+
+    async def publisher(self, *_: Any, **__: Any) -> Sent:
+        return self
+
+    def send(self, event: KvChanges) -> None:
+        assert len(KV.encode(event)) <= EVENT_BYTES
+        self.events.append(event)
+
+
+async def said(many: int) -> tuple[KvPublisher, list[KvChanges]]:
+    """What is sent of many blocks that come, and go but for one behind them."""
+    sent = Sent()
+    publisher = KvPublisher(cast("ActorEvents", sent))
+    await publisher.start()
+    publisher.changed([stored(list(range(1, many + 1)), list(range(SIZE * many)))])
+    publisher.changed([stored([many + 1], [1, 2], many)])
+    publisher.changed([BlocksRemoved(blocks=list(range(1, many + 1)))])
+    return publisher, sent.events
+
+
+async def test_however_much_an_engine_says_at_once_no_event_is_too_large() -> None:
+    publisher, _ = await said(70_000)  # hashes of 8 bytes: more than an event carries
+    assert max(len(KV.encode(event)) for event in publisher.snapshot()) <= EVENT_BYTES
+
+
+async def test_what_takes_several_events_says_the_same() -> None:
+    publisher, sent = await said(10_000)
+    for events in (sent, list(publisher.snapshot())):
+        assert len(events) > 2
+        taker, view = follower()
+        for number, event in enumerate(events):
+            assert not taker.take(Event(source(), number + 1, event))
+        assert view.index.blocks_of(Rank(0, 0)) == publisher.names()[0]
 
 
 def test_what_does_not_fit_is_counted_and_not_told() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from callboard.serving.canary import Canary, CanarySettings, suspicion
 from callboard.serving.errors import EngineFailed
+from callboard.serving.options import settings_of
 from callboard.serving.protocol import GenerateRequest, Piece
 from callboard.serving.worker import Worker
 from callboard.transports.errors import ConfigError
@@ -74,7 +75,7 @@ def test_bad_settings_are_all_named() -> None:
     for word in ("canary.stall_s", "canary.tokens", "restart"):
         assert word in str(caught.value)
     with pytest.raises(ConfigError, match="stall_s"):
-        CanarySettings.of({"stal_s": 3})
+        settings_of(CanarySettings, {"stal_s": 3}, "canary")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from array import array
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 from callboard.actors.events import Event, Item, Left, Snapshot, Subscription
-from callboard.serving.feeds import _books, _loads
+from callboard.serving.feeds import ROUTING, Feeds, _books, _loads
 from callboard.serving.kv.publisher import Loads
 from callboard.serving.kv.view import CacheView
 from callboard.serving.membership import Pool
@@ -17,6 +20,8 @@ from callboard.serving.scheduling.demand import Rank
 from callboard.serving.scheduling.replica import Added, Bound, Computed, Ended, RoutingChange, RoutingChanges
 from callboard.serving.scheduling.settings import RouterSettings
 from callboard.transports.events.base import Source
+from callboard.transports.events.errors import EventTooLarge
+from callboard.transports.events.frames import EVENT_BYTES
 
 from .serving_fakes import FakeComponent, info, journey
 
@@ -101,6 +106,68 @@ async def test_its_own_words_come_back_and_count_for_nothing() -> None:
     made = await placer()
     books = await hear(made, Event(source(OWN, "router.0"), 1, changes(added("1/0", 0))))
     assert books["remote"] == 0
+
+
+class Plane:
+    """The events of an actor, over a plane that carries no more than the real ones do."""
+
+    plane = "memory"
+    source = source(OWN, "router.0")
+
+    def __init__(self) -> None:
+        self.sent: list[RoutingChanges] = []
+
+    async def publisher(self, _: object, *, snapshot: Callable[[], Iterable[RoutingChanges]]) -> Plane:
+        self.snapshot = snapshot
+        return self
+
+    async def subscribe(self, _: object, *, component: str) -> Said:
+        return Said()
+
+    def send(self, event: RoutingChanges) -> None:
+        if (size := len(ROUTING.encode(event))) > EVENT_BYTES:
+            raise EventTooLarge("routing", size, EVENT_BYTES)
+        self.sent.append(event)
+
+
+def prompt(first: int, count: int) -> bytes:
+    return array("I", range(first, first + count)).tobytes()
+
+
+async def shared(made: Placer) -> tuple[Feeds, Plane]:
+    plane = Plane()
+    feeds = Feeds(cast("Any", SimpleNamespace(events=plane, component="router", name="router.0")))
+    made.scheduler.tell = await feeds.share_books(made)
+    return feeds, plane
+
+
+async def test_a_burst_of_long_prompts_is_told_in_events_that_can_be_carried() -> None:
+    made = await placer()
+    feeds, plane = await shared(made)
+    placed = [await made.place(journey(tokens=prompt(first, 16_000))) for first in range(20)]
+    await asyncio.sleep(0)
+    for one in placed:
+        made.finish(one)
+    await asyncio.sleep(0)
+    told = [change for event in plane.sent for change in event.changes]
+    assert [type(change) for change in told] == [Added] * 20 + [Ended] * 20
+    assert [change.id for change in told[:20]] == [one.id for one in placed]
+    await feeds.close()
+
+
+async def test_all_that_runs_is_told_in_events_that_can_be_carried() -> None:
+    made = await placer()
+    feeds, plane = await shared(made)
+    for tokens in [prompt(0, 140_000), *(prompt(first, 12_000) for first in range(20))]:
+        await made.place(journey(tokens=tokens))
+    told = list(plane.snapshot())
+    assert max(len(ROUTING.encode(event)) for event in told) <= EVENT_BYTES
+    first, *rest = [change for event in told for change in event.changes]
+    assert len(rest) == 20
+    # Too many blocks to name them: their number is what counts.
+    assert isinstance(first, Added)
+    assert (first.blocks, first.sequence) == (35_000, b"")
+    await feeds.close()
 
 
 async def test_a_session_is_where_another_router_has_put_it() -> None:

@@ -76,6 +76,39 @@ async def test_one_that_does_not_answer_is_asked_again() -> None:
     await pool.close()
 
 
+async def test_one_that_is_frozen_keeps_nobody_else_from_being_known() -> None:
+    component = FakeComponent(info("a"), info("a"))
+    frozen = component.refs[1]
+    frozen.holds = asyncio.Event()
+    pool = Pool(component.ref, LOG)
+    starting = asyncio.ensure_future(pool.start())
+    await until(lambda: names(pool.serving("a")) == ["worker.0"])
+    component.up(2, info("a"))
+    component.up(0, info("a"))
+    await until(lambda: names(pool.serving("a")) == ["worker.0", "worker.2"])
+    assert frozen.asked == 1
+    assert not starting.done()
+    frozen.holds.set()
+    await starting
+    assert pool.is_settled
+    await pool.close()
+
+
+async def test_a_pool_that_is_closed_asks_nobody_any_more() -> None:
+    component = FakeComponent(info("a"), RuntimeError("not yet"))
+    component.refs[0].holds = asyncio.Event()
+    pool = Pool(component.ref, LOG)
+    starting = asyncio.ensure_future(pool.start())
+    await until(lambda: component.refs[1].asked)
+    await pool.close()
+    await starting
+    pool.look()
+    component.up(2, info("a"))
+    pool.look()
+    assert pool._asking == {}
+    assert component.refs[2].asked == 0
+
+
 async def test_a_member_in_doubt_counts_only_when_it_has_said_it_again() -> None:
     component = FakeComponent(info("a"))
     pool = await started(component)

@@ -134,6 +134,26 @@ async def test_the_end_of_an_older_request_does_not_end_a_probe() -> None:
     assert (await asyncio.wait_for(waiting, 30)).is_probe
 
 
+async def test_what_becomes_of_requests_of_a_dead_incarnation_says_nothing_of_its_successor() -> None:
+    component = FakeComponent(info())
+    made = await placer(component, wait_s=30.0)
+    late, later, silent = [await made.place(journey()) for _ in range(3)]
+    component.up(0, info())
+    await made.pool.asked()
+    lost(made, late, journey())
+    assert made.breaker.inhibited == []
+    assert made.statistics()["failures"] == {}
+
+    failed = journey()
+    lost(made, await made.place(failed), failed)
+    assert made.breaker.inhibited == [0]
+    made.first_piece(later)
+    made.finish(later)
+    made.finish(silent)
+    assert made.breaker.inhibited == [0]
+    assert (await asyncio.wait_for(made.place(failed), 30)).is_probe
+
+
 async def test_without_a_worker_requests_wait_for_one() -> None:
     component, made = await two()
     component.down(0)
@@ -169,6 +189,48 @@ async def test_no_more_wait_than_the_limit_says() -> None:
     waiting.append(asyncio.ensure_future(made.place(journey())))
     component.up(0, info())
     await asyncio.gather(*waiting[1:])
+
+
+async def test_those_who_wait_for_one_model_keep_nobody_from_another() -> None:
+    component = FakeComponent(info("a"), info("b"))
+    made = await placer(component, queue_limit=2)
+    component.down(0)
+    waiting = [asyncio.ensure_future(made.place(journey(model="a"))) for _ in range(2)]
+    await turns()
+    assert made.waiting == 2
+    assert (await made.place(journey(model="b"))).worker == 1
+    with pytest.raises(Overloaded, match="queue_limit"):
+        await made.place(journey(model="a"))
+    component.up(0, info("a"))
+    await asyncio.gather(*waiting)
+    assert made._plain == {}
+
+
+async def test_a_worker_that_dies_with_many_requests_costs_a_look_at_each_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count = 200
+    component = FakeComponent(info())
+    made = await placer(component, wait_s=30.0)
+    journeys = [journey() for _ in range(count)]
+    places = [await made.place(one) for one in journeys]
+    component.down(0)
+    tries: list[Journey] = []
+    look = made._try
+    monkeypatch.setattr(made, "_try", lambda one: tries.append(one) or look(one))
+
+    async def go_on(placed: Placed, failed: Journey) -> Placed:
+        failed.excluded.add((0, placed.member.incarnation))
+        failed.attempt += 1
+        made.finish(placed)
+        return await made.place(failed)
+
+    waiting = [asyncio.ensure_future(go_on(*one)) for one in zip(places, journeys, strict=True)]
+    await turns()
+    assert made.waiting == count
+    assert len(tries) < 3 * count
+    component.up(0, info())
+    assert len(await asyncio.gather(*waiting)) == count
 
 
 async def test_who_waits_goes_by_priority_then_by_arrival() -> None:
@@ -270,6 +332,23 @@ async def test_a_pin_waits_for_its_worker_and_holds_up_nobody() -> None:
     assert (await made.place(journey())).worker in (0, 1)
     component.up(5, info())
     assert (await pinned).worker == 5
+
+
+async def test_a_pin_is_refused_at_once_when_its_worker_is_full_although_others_are_not() -> None:
+    _, made = await two()
+    declined = journey(worker=1)
+    declined.excluded.add((1, 1))
+    declined.busy.add((1, 1))
+    with pytest.raises(Overloaded, match="each of 1 workers is full"):
+        await made.place(declined)
+
+
+async def test_a_pin_goes_to_its_worker_again_when_that_is_well() -> None:
+    _, made = await two(wait_s=30.0)
+    failed = journey(worker=1)
+    lost(made, await made.place(failed), failed)
+    again = await asyncio.wait_for(made.place(failed), 30)
+    assert (again.worker, again.is_probe) == (1, True)
 
 
 async def test_direct_needs_a_worker() -> None:

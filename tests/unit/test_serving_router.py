@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from callboard.actors.errors import ActorStopped, ActorUnavailable, MailboxFull, Overloaded
+from callboard.actors.errors import ActorStopped, ActorUnavailable, DeadlineExceeded, MailboxFull, Overloaded
 from callboard.actors.policy import Executed
 from callboard.serving.errors import ContextTooLong, EngineFailed, NoWorkers, WorkersLost
 from callboard.serving.protocol import Finish, FinishReason, Piece, Role, Routed
-from callboard.serving.router import DECISIONS, Router
+from callboard.serving.router import DECISIONS, PREFILL_S, Router
 
 from .serving_fakes import FakeComponent, Play, info, request
 
@@ -149,6 +149,14 @@ async def test_a_caller_that_leaves_ends_the_work_and_gives_the_place_back() -> 
     assert router.load() == {"worker.0": 0}
 
 
+async def test_a_caller_that_leaves_with_no_more_than_the_explanation_gives_the_place_back_too() -> None:
+    _, router = await with_workers([["a"], [end(1)]])
+    stream = router.generate(request(explain=True))
+    assert isinstance(await anext(stream), Routed)
+    await cast("Any", stream).aclose()
+    assert router.load() == {"worker.0": 0}
+
+
 async def test_who_asks_hears_once_where_its_request_went() -> None:
     component, router = await with_workers([["a"], DEAD], [["b", end(1)]], mode="round-robin")
     routed, *pieces = await answer(router, explain=True)
@@ -219,3 +227,43 @@ async def test_the_rest_of_an_answer_is_not_computed_by_the_prefill_pool() -> No
     assert await answer(router, prompt=LONG, max_tokens=2) == ["a", "b", end(2)]
     assert [got.handover is None for got in decode.refs[0].got] == [False, True]
     assert len(prefill.refs[0].got) == 1
+
+
+async def test_a_prompt_that_kills_prefill_workers_gets_few_of_them_and_one_decode_worker() -> None:
+    decode, prefill, router = await apart(*([DEAD] for _ in range(8)), migration_limit=2)
+    decode.refs[0].plays = [[DEAD]]
+    with pytest.raises(WorkersLost, match="3 workers in a row"):
+        await answer(router, prompt=LONG)
+    assert sum(len(ref.got) for ref in prefill.refs.values()) == 2
+    assert len(decode.refs[0].got) == 1
+
+
+async def test_a_prompt_that_takes_a_prefill_worker_too_long_is_computed_where_it_is_answered() -> None:
+    decode, prefill, router = await apart([DeadlineExceeded("too slow")], [["done"]], mode="round-robin")
+    assert await answer(router, prompt=LONG) == ["a", end(1)]
+    assert prefill.refs[0].deadlines[-1] == PREFILL_S
+    assert decode.refs[0].got[0].handover is None
+    assert router.statistics()["prefill"]["own"] == 0
+
+
+async def test_what_was_handed_over_goes_to_another_worker_if_the_first_declines_and_not_if_it_fails() -> (
+    None
+):
+    for error, computed in ((MailboxFull("full"), 1), (EngineFailed("broke"), 2)):
+        decode, prefill, router = await apart([["done"]], mode="round-robin")
+        decode.up(1, info(block_size=4, role=Role.DECODE))
+        await router._decode.pool.asked()
+        decode.refs[0].plays, decode.refs[1].plays = [[error]], [[["a", end(1)]]]
+        assert await answer(router, prompt=LONG) == ["a", end(1)]
+        assert decode.refs[1].got[0].handover == {"from": "worker.0"}
+        assert len(prefill.refs[0].got) == computed
+
+
+async def test_a_pin_names_a_decode_worker_and_any_prefill_worker_computes_the_prompt() -> None:
+    decode, prefill, router = await apart([["done"]])
+    decode.up(7, info(block_size=4, role=Role.DECODE))
+    await router._decode.pool.asked()
+    decode.refs[7].plays = [[["a", end(1)]]]
+    assert await answer(router, prompt=LONG, worker=7) == ["a", end(1)]
+    assert len(prefill.refs[0].got) == 1
+    assert decode.refs[7].got[0].handover is not None

@@ -65,7 +65,10 @@ class EventCapabilities:
 
 
 Answer = Callable[[int], Awaitable[list[Frame]]]
-"""Given the last number that a subscriber has: the frames that take it to the present (events, or a snapshot)."""
+"""Given the last number that a subscriber has: the frames that take it to the present (events, or a snapshot).
+
+Raises `SnapshotFailed`, which a plane passes on to whoever fetches.
+"""
 
 
 class PlanePublisher(Protocol):
@@ -95,7 +98,10 @@ class PlaneSubscriber(Protocol):
         """Receive no more of it."""
 
     def fetch(self, source: Source, after: int) -> AsyncIterator[Frame]:
-        """Yield the frames that lead from number ``after`` to the present. Raises `TransportError`."""
+        """Yield the frames that lead from number ``after`` to the present.
+
+        Raises `TransportError`, and of these `SnapshotFailed` if the source cannot tell its state.
+        """
 
     def statistics(self) -> Mapping[str, int]:
         """Counters since the start."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..errors import TransportError
 
+LONGEST_WHY = 4096
+"""Bytes of a reason that travel."""
+
 
 class BadFrame(TransportError, ValueError):
     """What came is no frame of events."""
@@ -39,6 +42,19 @@ class ServerTakesTooLittle(TransportError):
 
     def __reduce__(self) -> tuple[type[ServerTakesTooLittle], tuple[str, int, int]]:
         return type(self), (self.server, self.limit_bytes, self.needed_bytes)
+
+
+class SnapshotFailed(TransportError):
+    """A source cannot tell its state: its snapshot function raised, or returned what the event plane does not carry."""
+
+    def __init__(self, topic: str, why: str) -> None:
+        self.topic, self.why = topic, why
+        super().__init__(
+            f"the snapshot of topic {topic} failed: {why}; subscribers that need it ask again until it succeeds"
+        )
+
+    def __reduce__(self) -> tuple[type[SnapshotFailed], tuple[str, str]]:
+        return type(self), (self.topic, self.why)
 
 
 class EventTooLarge(TransportError, ValueError):

@@ -1,8 +1,8 @@
 """Events over core NATS: one subject per source, and one per process where it is asked for what was missed.
 
-An answer is a series of frames to the inbox of whoever asks, with a header ``more`` or ``last`` and their number. What
-is larger than the server takes travels in pieces. While the connection is away nothing comes; when it is back, every
-source that is followed is asked for what was missed.
+An answer is a series of frames to the inbox of whoever asks, with a header ``more`` or ``last`` and their number; or a
+message that says ``gone``, or ``failed`` and why. What is larger than the server takes travels in pieces. While the
+connection is away nothing comes; when it is back, every source that is followed is asked for what was missed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..errors import NoRoute, TransportError
 from ..nats_client import close, confirm, connect, host_of, next_message, publish_now
 from ..nats_subjects import Subjects
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
-from .errors import ServerTakesTooLittle, SourceGone
-from .pieces import LEAST_PAYLOAD_BYTES, PIECE, Pieces, cut
+from .errors import LONGEST_WHY, ServerTakesTooLittle, SnapshotFailed, SourceGone
+from .pieces import HEADER_BYTES, LEAST_PAYLOAD_BYTES, PIECE, Pieces, cut
 
 ANSWER_S = 5.0
 """Until the next frame of an answer."""
@@ -42,6 +42,7 @@ HEARD_MESSAGES, HEARD_BYTES = 65_536, 64 * 1024 * 1024
 
 RETURN = Backoff(0.05, 2.0)
 QUESTION_BYTES = 64
+WHY_BYTES = min(LONGEST_WHY, LEAST_PAYLOAD_BYTES - HEADER_BYTES)
 WHAT = "Callboard-What"
 NO_RESPONDERS = "503"
 
@@ -267,9 +268,8 @@ class NatsEvents:
                 if not self.publish_frame(inbox, frame, {WHAT: f"{what} {number}"}):
                     return
                 await asyncio.sleep(0)
-        except Exception:
-            log.exception("a source could not say its state")
-            self.publish(inbox, b"", headers={WHAT: "gone"})
+        except SnapshotFailed as problem:
+            self.publish(inbox, problem.why.encode()[:WHY_BYTES], headers={WHAT: "failed"})
         finally:
             self._answering -= 1
 
@@ -295,7 +295,7 @@ class NatsEvents:
                 source.address, b"%d %d" % (source.id, after), inbox
             ):
                 raise SourceGone(source.name, "the NATS server is away")
-            async for frame in _whole(subscription, source.name):
+            async for frame in _whole(subscription, source):
                 yield frame
         except nats.errors.Error as error:
             raise SourceGone(source.name, f"NATS: {error}") from None
@@ -396,18 +396,20 @@ class NatsSubscriber:
             self.unfollow(source)
 
 
-async def _whole(subscription: Subscription, source: str) -> AsyncIterator[Frame]:
-    """Yield the frames of one answer, to its end. Raises `SourceGone` if one of them does not come."""
+async def _whole(subscription: Subscription, source: Source) -> AsyncIterator[Frame]:
+    """Yield the frames of one answer, to its end. Raises `SourceGone` if one does not come, and `SnapshotFailed`."""
     pieces, what, wanted = Pieces(), "", 0
     while what != "last":
         message = await next_message(subscription, ANSWER_S)
         headers = message.headers or {}
         what, _, number = headers.get(WHAT, "").partition(" ")
+        if what == "failed":
+            raise SnapshotFailed(source.topic, message.data.decode(errors="replace"))
         if headers.get("Status") == NO_RESPONDERS or what not in ("more", "last"):
-            raise SourceGone(source, "nobody answers for it")
+            raise SourceGone(source.name, "nobody answers for it")
         frame = pieces.add(message.data, headers)
         if number != str(wanted) or (frame is None and not pieces.waits):
-            raise SourceGone(source, "a part of its answer was lost")
+            raise SourceGone(source.name, "a part of its answer was lost")
         if frame is None:
             what = ""
             continue

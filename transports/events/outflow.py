@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from .errors import EventTooLarge
+from .errors import EventTooLarge, SnapshotFailed
 from .frames import EVENT_BYTES, Kind, encode, split
 
 KEPT_EVENTS = 4096
@@ -44,7 +44,7 @@ class Outflow:
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._most_events, self._most_bytes = kept_events, kept_bytes
-        self.snapshots = 0
+        self.snapshots = self.failed_snapshots = 0
 
     def __repr__(self) -> str:
         return f"<Outflow {self.topic} at {self.last}, {len(self._kept)} kept>"
@@ -73,19 +73,27 @@ class Outflow:
     def answer(self, after: int) -> list[bytes]:
         """Return the frames for a subscriber that has all events up to ``after``, or `NOTHING`.
 
-        Raises `EventTooLarge` for a value of the snapshot.
+        Raises `SnapshotFailed`.
         """
         oldest = self.last - len(self._kept) + 1
         if 0 <= after <= self.last and after + 1 >= oldest:
             kept = list(self._kept)[after + 1 - oldest :]
             return split(Kind.EVENTS, self.source, after + 1, kept)
         if self._snapshot is not None:
+            state = self._state(self._snapshot)
             self.snapshots += 1
-            values = list(self._snapshot())
-            for value in values:
-                if len(value) > EVENT_BYTES:  # no plane would carry it, and who asked would ask for ever
-                    raise EventTooLarge(self.topic, len(value), EVENT_BYTES)
-            return split(Kind.STATE_END, self.source, self.last, values)
+            return split(Kind.STATE_END, self.source, self.last, state)
         if after == NOTHING:
             return split(Kind.EVENTS, self.source, self.last + 1, [])
         return split(Kind.EVENTS, self.source, oldest, list(self._kept))
+
+    def _state(self, snapshot: Snapshot) -> list[bytes]:
+        try:
+            state = list(snapshot())
+            for value in state:
+                if len(value) > EVENT_BYTES:
+                    raise EventTooLarge(self.topic, len(value), EVENT_BYTES)
+        except Exception as error:
+            self.failed_snapshots += 1
+            raise SnapshotFailed(self.topic, f"{type(error).__name__}: {error}") from error
+        return state

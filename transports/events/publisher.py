@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
 from ..errors import Closed
 from .base import EventPlane, PlanePublisher, Source
+from .errors import SnapshotFailed
 from .outflow import Outflow, Snapshot
 
 MARKS_S = (0.25, 1.0, 4.0, 16.0, 60.0)
@@ -15,6 +17,9 @@ after each last pause."""
 
 SNAPSHOT_EVERY = 1024
 """Events after which a plane that keeps snapshots itself gets a new one."""
+
+
+log = logging.getLogger("callboard.events")
 
 
 class EventPublisher:
@@ -27,6 +32,7 @@ class EventPublisher:
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._mark = 0
+        self._told_after = -1
         self.frames = 0
 
     def __repr__(self) -> str:
@@ -79,13 +85,27 @@ class EventPublisher:
 
     async def _answer(self, after: int) -> list[bytes]:
         self._flush()  # the answer goes up to the last event, and what follows continues it
-        return self._outflow.answer(after)
+        try:
+            return self._outflow.answer(after)
+        except SnapshotFailed as error:
+            if (
+                self._told_after != self._outflow.snapshots
+            ):  # it comes again with every subscriber that asks again
+                self._told_after = self._outflow.snapshots
+                log.exception("%s: %s", self.source.name, error)
+            raise
 
     def statistics(self) -> Mapping[str, int]:
         """Counters since the start."""
         below = {} if self._plane is None else self._plane.statistics()
         outflow = self._outflow
-        return {"events": outflow.last, "frames": self.frames, "snapshots": outflow.snapshots, **below}
+        return {
+            "events": outflow.last,
+            "frames": self.frames,
+            "snapshots": outflow.snapshots,
+            "failed_snapshots": outflow.failed_snapshots,
+            **below,
+        }
 
     async def close(self) -> None:
         """Send what waits, and leave; idempotent."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ..backoff import Backoff
 from ..errors import TransportError
 from .base import EventPlane, PlaneSubscriber, Source
-from .errors import BadFrame
+from .errors import BadFrame, SnapshotFailed
 from .frames import decode
 from .inflow import Events, Inflow, Missing, State, Step
 from .outflow import NOTHING
@@ -26,6 +26,9 @@ QUEUED_EVENTS = 65_536
 """Events that wait for the reader, of all sources together; besides, at most one snapshot waits per source."""
 
 RETRY = Backoff(0.05, 2.0)
+
+FAILURES_TOLD = 3
+"""Snapshots of a source that fail in a row until `EventSubscription.synced` no longer waits for it."""
 
 log = logging.getLogger("callboard.events")
 
@@ -52,6 +55,10 @@ class _Followed:
     """Its first state has come."""
     interrupted: bool = False
     """Frames may have been lost since the fetch that is under way was asked for: its answer may be older than they."""
+    failures: int = 0
+    """Snapshots that failed since the last that did not."""
+    failure: SnapshotFailed | None = None
+    """Why it cannot tell its state, if that has failed several times."""
 
 
 class EventSubscription:
@@ -195,17 +202,32 @@ class EventSubscription:
                         follow = False
                     self.fetches += 1
                     await self._fetch(followed, self._plane)
-                    failures = 0
-                except (TransportError, OSError) as error:
+                    failures = followed.failures = 0
+                    followed.failure = None
+                except Exception as error:  # whatever a plane raises, the source is asked again
                     self.failed_fetches += 1
                     followed.inflow.failed()
-                    log.debug("%s: %s", followed.source.name, error)
+                    self._note(followed, error)
                     await asyncio.sleep(RETRY.delay_s(failures, random.random()))
                     failures += 1
         finally:
             followed.task = None
         followed.known = True
         self._check_settled()
+
+    def _note(self, followed: _Followed, error: Exception) -> None:
+        name = followed.source.name
+        if isinstance(error, SnapshotFailed):
+            followed.failures += 1
+            if followed.failures == FAILURES_TOLD:
+                log.warning("%s: %s", name, error)
+            if followed.failures >= FAILURES_TOLD:
+                followed.failure = error
+                self._check_settled()
+        elif isinstance(error, TransportError | OSError):
+            log.debug("%s: %s", name, error)
+        else:
+            log.error("%s cannot be followed, and is tried again: %r", name, error, exc_info=error)
 
     async def _fetch(self, followed: _Followed, plane: PlaneSubscriber) -> None:
         inflow = followed.inflow
@@ -242,14 +264,29 @@ class EventSubscription:
                 self._work(followed)
 
     async def synced(self) -> None:
-        """Return when every source that is known now has told its state, or left."""
-        if any(not followed.known for followed in self._followed.values()):
-            future = asyncio.get_running_loop().create_future()
-            self._settled.append(future)
-            await future
+        """Return when every source that is known now has told its state, or left.
+
+        Raises `SnapshotFailed` when all others have, and one cannot: its snapshot function failed `FAILURES_TOLD` times
+        in a row.
+        """
+        if self._is_settled():
+            self._raise_failure()
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._settled.append(future)
+        await future
+        self._raise_failure()
+
+    def _is_settled(self) -> bool:
+        return all(followed.known or followed.failure for followed in self._followed.values())
+
+    def _raise_failure(self) -> None:
+        for followed in self._followed.values():
+            if not followed.known and followed.failure is not None:
+                raise SnapshotFailed(followed.failure.topic, followed.failure.why)
 
     def _check_settled(self) -> None:
-        if all(followed.known for followed in self._followed.values()):
+        if self._is_settled():
             settled, self._settled = self._settled, []
             for future in settled:
                 if not future.done():

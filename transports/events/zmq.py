@@ -3,7 +3,8 @@
 Publishing is an XPUB socket, whose messages are ``[source id, frame]``. A SUB socket that has just connected misses
 what is sent before its subscription has arrived; so it also subscribes to a word of its own, which the publisher
 answers on the same connection: when the answer is there, so is the subscription. What high-water marks drop is noticed
-by the numbers, and fetched over the ROUTER socket: ``[request, last?, frame]`` for ``[request, source id, after]``.
+by the numbers, and fetched over the ROUTER socket: ``[request, what, frame]`` for ``[request, source id, after]``,
+where *what* is ``more`` or ``last``, or ``gone``, or ``failed`` (then the frame says why).
 
 Between processes of one host the sockets are unix sockets in the 0700 directory of the system; tcp ones are bound only
 if the request plane listens beyond loopback, and there they are as open as that.
@@ -29,7 +30,7 @@ from ..ipc import host_id, remove_socket, socket_path
 from ..settings import NetworkSettings
 from ..zmq_sockets import NOBLOCK, SNDMORE, Watched, acquire_context, release_context
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
-from .errors import SourceGone
+from .errors import LONGEST_WHY, SnapshotFailed, SourceGone
 from .frames import EVENT_BYTES
 
 ID = Struct("<Q")
@@ -191,7 +192,11 @@ class _Outlet:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, peer: bytes, request: int, after: int, answer: Answer) -> None:
-        frames = await answer(after)
+        try:
+            frames = await answer(after)
+        except SnapshotFailed as problem:
+            self._say(peer, request, b"failed", problem.why.encode()[:LONGEST_WHY])
+            return
         for number, frame in enumerate(frames):
             self._say(peer, request, b"last" if number == len(frames) - 1 else b"more", frame)
 
@@ -347,6 +352,8 @@ class _Inlet:
                     what, frame = await answers.get()
                 if what == b"gone":
                     raise SourceGone(source.name, "it was closed")
+                if what == b"failed":
+                    raise SnapshotFailed(source.topic, frame.decode(errors="replace"))
                 yield frame
         except TimeoutError:
             raise SourceGone(source.name, f"nothing came for {ANSWER_S:g} s") from None

@@ -28,7 +28,14 @@ class Speaker:
     def __init__(self, name: str, identifier: int, *, has_snapshot: bool) -> None:
         self.name, self.id = name, identifier
         self.said: list[bytes] = []
-        self.publisher = EventPublisher(TOPIC, self.id, (lambda: self.said) if has_snapshot else None)
+        self.trouble: Exception | None = None
+        """What its snapshot function raises."""
+        self.publisher = EventPublisher(TOPIC, self.id, self._state if has_snapshot else None)
+
+    def _state(self) -> list[bytes]:
+        if self.trouble is not None:
+            raise self.trouble
+        return self.said
 
     def say(self, count: int, size_bytes: int = 0) -> None:
         """Send so many events, each of them another."""

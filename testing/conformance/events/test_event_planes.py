@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from callboard.transports.errors import Closed
-from callboard.transports.events.errors import BadFrame, EventTooLarge
+from callboard.transports.events.errors import BadFrame, EventTooLarge, SnapshotFailed
 from callboard.transports.events.frames import EVENT_BYTES, Kind, encode
 from callboard.transports.events.outflow import KEPT_EVENTS
 
@@ -63,6 +63,45 @@ async def test_a_source_that_said_nothing_has_a_state_of_nothing(stage):
     speaker = await stage.speaker()
     reader = await stage.reader(speaker)
     await stage.until(lambda: reader.view == {speaker.id: []})
+
+
+async def test_a_snapshot_that_raises_is_told_and_asked_for_again(stage):
+    speaker = await stage.speaker()
+    speaker.trouble = RuntimeError("no state yet")
+    reader = await stage.reader()
+    reader.subscription.add(speaker.source)
+    with pytest.raises(SnapshotFailed, match="RuntimeError: no state yet"):
+        await asyncio.wait_for(reader.subscription.synced(), 30)
+    assert speaker.publisher.statistics()["failed_snapshots"] > 0
+    assert reader.subscription.statistics()["failed_fetches"] > 0
+    speaker.trouble = None
+    await stage.until(lambda: reader.view == {speaker.id: []})
+    await asyncio.wait_for(reader.subscription.synced(), 30)
+    speaker.say(2)
+    await stage.until(lambda: reader.knows(speaker))
+
+
+async def test_a_source_whose_snapshot_raises_does_not_keep_another_from_being_heard(stage):
+    bad, good = await stage.speaker("speaker.0"), await stage.speaker("speaker.1")
+    bad.trouble = KeyError("worker.3")
+    good.say(3)
+    reader = await stage.reader(good)
+    reader.subscription.add(bad.source)
+    good.say(2)
+    await stage.until(lambda: reader.knows(good))
+    reader.subscription.remove(bad.source, "its process ended")
+    await asyncio.wait_for(reader.subscription.synced(), 30)
+
+
+async def test_a_value_of_a_snapshot_is_bounded_like_an_event(stage):
+    speaker = await stage.speaker()
+    speaker.said.append(bytes(EVENT_BYTES + 1))
+    reader = await stage.reader()
+    reader.subscription.add(speaker.source)
+    with pytest.raises(SnapshotFailed, match=f"{EVENT_BYTES + 1:,} bytes.*{EVENT_BYTES:,} at most"):
+        await asyncio.wait_for(reader.subscription.synced(), 30)
+    speaker.said[0] = bytes(EVENT_BYTES)
+    await stage.until(lambda: reader.view == {speaker.id: speaker.said})
 
 
 async def test_without_a_snapshot_one_begins_with_what_comes(stage):
