@@ -176,12 +176,10 @@ async def test_death_of_sender_or_receiver_while_memory_is_leased_leaks_nothing(
     """Each peer holds slots of ours, and we hold views of its, when it is killed; 50 deaths in a soak."""
     beats = PATIENT | {"heartbeat_interval_s": 1.0}  # a death is heard on NATS with the next one
     rounds, at_once = 10 if SOAK else 4, 5 if SOAK else 3
-    client = await nodes.make(**beats)
-    stays = await nodes.make(**beats)
+    client, stays = await nodes.make(**beats), await nodes.make(**beats)
     near = await client.dial(stays)
     await shared(near, stays, bytes(MIB))
-    data = os.urandom(MIB)
-    sizes = []
+    data, sizes = os.urandom(MIB), []
     for _ in range(rounds):
         peers = await asyncio.gather(*(nodes.process(**beats) for _ in range(at_once)))
         views = []
@@ -202,11 +200,9 @@ async def test_death_of_sender_or_receiver_while_memory_is_leased_leaks_nothing(
         for peer in peers[:-1]:
             peer.kill()
         await until(lambda: len(client.down) == at_once)
-        assert len(views) == 6 * at_once
-        assert all(view == data for view in views)
+        assert [view == data for view in views] == [True] * (6 * at_once)
         views.clear()
         client.forget()
-        del link
         gc.collect()
         sizes.append((pool().total_bytes, mapped()))
     assert max(bytes_lent for bytes_lent, _ in sizes) <= 16 * MIB

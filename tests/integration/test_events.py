@@ -55,6 +55,11 @@ async def say(system: System, name: str, count: int) -> Any:
     return await system.ref(name, Speaker).ask(Speaker.say, count)
 
 
+def sockets(system: System) -> int:
+    assert system.directory is not None
+    return len(list((system.directory / "ipc").iterdir()))
+
+
 @MIXES
 async def test_every_event_of_every_source_is_heard_in_order(
     cluster: Cluster, plane: str, events: str
@@ -74,9 +79,11 @@ async def test_who_dies_leaves_and_who_comes_back_is_another(
     for name in ("speaker.0", "speaker.1"):
         await say(system, name, 3)
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 3}))
+    before = sockets(system)
     await system.kill("speaker.1")
     await system.wait_ready(20)
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 0}))
+    assert sockets(system) == before, "a process that was killed leaves none"
     await say(system, "speaker.1", 2)
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 2}))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import TransportError
 
-LONGEST_WHY = 4096
+LONGEST_WHY = 2048
 """Bytes of a reason that travel."""
 
 

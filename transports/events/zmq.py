@@ -26,7 +26,7 @@ import zmq
 from ..address import is_loopback
 from ..errors import TransportError
 from ..host import bracketed, places
-from ..ipc import host_id, remove_socket, socket_path
+from ..ipc import EVENTS, REPLAY, host_id, remove_socket, socket_path
 from ..settings import NetworkSettings
 from ..zmq_sockets import NOBLOCK, SNDMORE, Watched, acquire_context, release_context
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
@@ -156,7 +156,7 @@ class _Outlet:
     def _bind_ipc(
         self, publish: zmq.Socket[Any], reply: zmq.Socket[Any], own: EventPlaneContext
     ) -> tuple[str, str]:
-        paths = [socket_path(own.directory, f"{own.node}/{kind}") for kind in ("events", "replay")]
+        paths = [socket_path(own.directory, own.node + kind) for kind in (EVENTS, REPLAY)]
         for socket, path in zip((publish, reply), paths, strict=True):
             socket.bind(f"ipc://{path}")
             self._paths.append(path)
