@@ -18,7 +18,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -181,21 +181,21 @@ class Subscription(Generic[T]):
         if isinstance(step, Gone):
             return [Left(source, step.why)]
         if isinstance(step, State):
-            return [
-                Snapshot(source, step.number, [v for v in map(self._decode, step.values) if v is not None])
-            ]
+            return [Snapshot(source, step.number, [value for _, value in self._decoded(step.values)])]
         if not isinstance(step, Events):
             return [Lost(source, step.first, step.last)]
-        values = map(self._decode, step.values)
-        return [Event(source, step.first + at, value) for at, value in enumerate(values) if value is not None]
+        return [Event(source, step.first + at, value) for at, value in self._decoded(step.values)]
 
-    def _decode(self, data: bytes) -> T | None:
-        try:
-            return self._topic.decode(data)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            self.undecodable += 1
-            log.warning("an event of topic %s was dropped: %s", self._topic.name, error)
-            return None
+    def _decoded(self, values: list[bytes]) -> Iterator[tuple[int, T]]:
+        for at, data in enumerate(values):
+            try:
+                yield at, self._topic.decode(data)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                self.undecodable += 1
+                if self.undecodable == 1:  # a publisher with another type sends nothing else
+                    log.warning(
+                        "an event of topic %s was dropped: %s; more are counted", self._topic.name, error
+                    )
 
 
 class Host(Protocol):

@@ -74,6 +74,7 @@ class Heartbeat:
             self._frozen(running)
         elif before is Health.FROZEN:
             self._roster.add(*(a.location for a in slot.actors.values() if a.location is not None))
+            self._roster.node_back(running.node)
         self._changed(_in_words(slot.name, health, silent_s))
 
 

@@ -51,6 +51,8 @@ class Roster:
         self._down = Departed()
         self._durable: dict[str, DurablePolicy] = {}
         self._sources: dict[int, Source] = {}
+        self._away: set[str] = set()
+        """Nodes that may come back, with their sources."""
         self._followers: list[tuple[str, Follower]] = []
 
     def follow(self, follower: Follower, *, node: str = "") -> Callable[[], None]:
@@ -67,7 +69,8 @@ class Roster:
             follower(control.DirectoryAdd(others))
         for name, (incarnation, kind, reason) in self._down.fates():
             follower(control.DirectoryRemove(name, incarnation, reason, kind))
-        if sources := [source.to_wire() for source in self._sources.values() if source.node != node]:
+        hidden = {node, *self._away}
+        if sources := [one.to_wire() for one in self._sources.values() if one.node not in hidden]:
             follower(control.SourceAdd(sources))
         return lambda: self._followers.remove(entry) if entry in self._followers else None
 
@@ -83,9 +86,6 @@ class Roster:
             self._up[location.name] = location
             self._down.drop(location.name)
             self._push(control.DirectoryAdd([location.to_wire()]), location.node)
-        for node in {location.node for location in locations}:  # it may have been away
-            if sources := [source.to_wire() for source in self._sources.values() if source.node == node]:
-                self._push(control.SourceAdd(sources), node)
 
     def told(self, message: control.Publishes | control.PublishesNoMore) -> None:
         """A process says what it publishes."""
@@ -103,7 +103,8 @@ class Roster:
     def publishes(self, source: Source) -> None:
         """A source of events begins."""
         self._sources[source.id] = source
-        self._push(control.SourceAdd([source.to_wire()]), source.node)
+        if source.node not in self._away:
+            self._push(control.SourceAdd([source.to_wire()]), source.node)
 
     def publishes_no_more(self, identifier: int) -> None:
         """A source of events ended."""
@@ -124,9 +125,18 @@ class Roster:
         for location in self.on_node(node):
             del self._up[location.name]
             self._down.note(location.name, location.incarnation, reason, kind)
-        if kind is not DownKind.UNREACHABLE:  # it may come back
+        if kind is DownKind.UNREACHABLE:
+            self._away.add(node)
+        else:
+            self._away.discard(node)
             self._sources = {key: source for key, source in self._sources.items() if source.node != node}
         self._push(control.NodeDown(node, reason, kind), node)
+
+    def node_back(self, node: str) -> None:
+        """A node that could not be reached can be again: its sources go on. What it runs is told by `add`."""
+        self._away.discard(node)
+        if sources := [source.to_wire() for source in self._sources.values() if source.node == node]:
+            self._push(control.SourceAdd(sources), node)
 
     def on_node(self, node: str) -> list[Location]:
         """What can be reached on a node."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from callboard.actors.directory import Location
+from callboard.transports.ipc import remove_sockets_of
 
 from . import child, control
 from .errors import StartupFailed
@@ -46,6 +47,7 @@ class RunningProcess:
         self.name, self.incarnation = options.name, options.incarnation
         self.node = ""
         self.address = ""
+        self._ipc_directory = options.settings.ipc_directory
         self.liveness = Liveness()
         self.last_words = ""
         self._exit_code: int | None = None
@@ -152,6 +154,8 @@ class RunningProcess:
         else:
             self._channel.abort()
         self.process.close()
+        if self.node:
+            remove_sockets_of(self._ipc_directory, self.node)
 
     def log_tail(self) -> str:
         """The end of what this incarnation wrote."""

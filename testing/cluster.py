@@ -82,7 +82,7 @@ class Cluster:
             config = with_free_ports(config)
         if shared_nats and uses_nats(config) and not options.get("nats_embedded"):
             config = replace(config, network=(await self.nats()).network(config.network))
-        return await self._start(System.from_config(config, **options))
+        return await self._start(System.from_config(config, plane=plane, **options))
 
     async def system(self, **options: Any) -> System:
         """Start an empty system, to spawn actors in; ``options`` go to ``System``.

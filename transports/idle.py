@@ -39,8 +39,16 @@ class IdleCloser:
         over = len(self._links()) > self._settings.pool_size
         self._look_after(LOOK_OVER_LIMIT_S if over else LOOK_S)
 
+    def closed(self, link: Link) -> None:
+        """A link is down: what it holds must not wait here for the next look."""
+        self._idle_since_s.pop(link, None)
+
     def close(self) -> None:
         """Look no more."""
+        self._cancel()
+        self._idle_since_s.clear()
+
+    def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
@@ -48,7 +56,7 @@ class IdleCloser:
         wait_s = min(wait_s, self._settings.idle_close_s / 4)
         due_s = monotonic() + wait_s
         if self._timer is None or due_s < self._due_s:
-            self.close()
+            self._cancel()
             self._due_s = due_s
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
 

@@ -15,6 +15,9 @@ from .address import Address
 from .errors import BadAddress
 
 OWN_DIRECTORY = "callboard-ipc-"
+EVENTS, REPLAY = "/events", "/replay"
+"""What the names of the event plane's sockets have behind the node."""
+
 PATH_LIMIT_BYTES = 107
 """The kernel's limit for the path of a unix socket."""
 
@@ -37,8 +40,8 @@ def short_cut(address: Address) -> str:
 
 def socket_path(directory: str, node: str) -> str:
     """Return the path of a node's socket, making its private directory; raises `BadAddress`."""
-    base = Path(directory) if directory else Path(tempfile.gettempdir(), f"{OWN_DIRECTORY}{os.getuid()}")
-    path = str(base / hashlib.sha256(node.encode()).hexdigest()[:20])
+    path = _path(directory, node)
+    base = Path(path).parent
     if len(os.fsencode(path)) > PATH_LIMIT_BYTES:
         raise BadAddress(
             f"ipc://{path}",
@@ -57,6 +60,17 @@ def socket_path(directory: str, node: str) -> str:
             f"ipc://{base}", "it must be a directory of yours with mode 0700, or set network.ipc_directory"
         )
     return path
+
+
+def _path(directory: str, node: str) -> str:
+    base = Path(directory) if directory else Path(tempfile.gettempdir(), f"{OWN_DIRECTORY}{os.getuid()}")
+    return str(base / hashlib.sha256(node.encode()).hexdigest()[:20])
+
+
+def remove_sockets_of(directory: str, node: str) -> None:
+    """Remove the files of a node that is dead: one that is killed leaves them."""
+    for what in ("", EVENTS, REPLAY):
+        remove_socket(_path(directory, node + what))
 
 
 def remove_socket(path: str) -> None:

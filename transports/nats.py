@@ -326,6 +326,7 @@ class NatsClient(_Side):
         return link
 
     def _forget(self, link: NatsLink) -> None:
+        self._idle.closed(link)
         if self._links.get(link.address) is link:
             del self._links[link.address]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from .errors import ConnectTimeout, NoRoute
@@ -192,6 +193,21 @@ def tls_context(options: NatsSettings) -> ssl.SSLContext:
     return context
 
 
+async def next_message(subscription: Subscription, limit_s: float) -> Msg:
+    """Return the next message of a subscription. Raises `nats.errors.Error`.
+
+    nats-py's own makes an error of the connection out of a cancellation that meets a connection which has just ended;
+    a loop that tries again after errors would never end then.
+    """
+    try:
+        return await subscription.next_msg(limit_s)
+    except nats.errors.ConnectionClosedError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise
+
+
 async def confirm(client: Client, limit_s: float = CONFIRM_S) -> None:
     """Return when the server has taken everything that was sent before: a message to ourselves comes behind it.
 
@@ -202,7 +218,7 @@ async def confirm(client: Client, limit_s: float = CONFIRM_S) -> None:
     subscription = await client.subscribe(inbox)
     try:
         await client.publish(inbox)
-        await subscription.next_msg(limit_s)
+        await next_message(subscription, limit_s)
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()

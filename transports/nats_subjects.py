@@ -95,12 +95,23 @@ class Subjects:
         return f"{self.root}._replay.{token(node)}"
 
     def events_stream(self, topic: str) -> str:
-        """Name of the JetStream stream that keeps the events of a topic."""
-        return f"{self.prefix}-{token(self.namespace)}-events-{token(topic)}".replace(".", "_")
+        """Name of the JetStream stream that keeps the events of a topic; it has a part more than those of `stream`.
+
+        >>> Subjects("callboard", "a-b").events_stream("kv")
+        'callboard-a=2Db-events-kv'
+        """
+        return _dashed(self.prefix, self.namespace, "events", topic)
 
     def snapshots(self) -> str:
-        """Name of the bucket that keeps snapshots."""
-        return f"{self.prefix}-{token(self.namespace)}-snapshots".replace(".", "_").replace("=", "_")
+        """Name of the bucket that keeps snapshots: it takes no ``=``, so that ``_`` takes its place.
+
+        >>> Subjects("callboard", "demo").snapshots(), Subjects("callboard", "a-b_c").snapshots()
+        ('callboard-demo-snapshots', 'callboard-a_2Db_5Fc-snapshots')
+        """
+        return "-".join(
+            re.sub(r"[_-]", lambda found: f"={ord(found.group()):02X}", token(name)).replace("=", "_")
+            for name in (self.prefix, self.namespace, "snapshots")
+        )
 
     def stream(self, component: str) -> str:
         """Name of the JetStream stream of a component; different ones never share a name.
@@ -108,7 +119,7 @@ class Subjects:
         >>> Subjects("callboard", "demo").stream("worker"), Subjects("callboard", "a-b").stream("c.d")
         ('callboard-demo-worker', 'callboard-a=2Db-c=2Ed')
         """
-        return "-".join(token(name).replace("-", "=2D") for name in (self.prefix, self.namespace, component))
+        return _dashed(self.prefix, self.namespace, component)
 
     def carries_links(self, subject: str) -> bool:
         """True if pieces of links may have come on a subject that we listen on.
@@ -119,6 +130,10 @@ class Subjects:
         """
         tokens = subject.removeprefix(f"{self.root}.").split(".")
         return subject.startswith(f"{self.root}.") and len(tokens) > 1 and tokens[0] not in ("_alive", "_own")
+
+
+def _dashed(*names: str) -> str:
+    return "-".join(token(name).replace("-", "=2D") for name in names)
 
 
 def is_inbox(own: Subjects, subject: str) -> bool:

@@ -316,6 +316,7 @@ class TcpClient:
 
     def closed(self, link: ZmqLink) -> None:
         """A link is down."""
+        self._idle.closed(link)
         if self._links.get(link.address) is link:
             del self._links[link.address]
 

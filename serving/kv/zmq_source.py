@@ -136,6 +136,8 @@ class _RankSource:
         self._subscribe: Watched | None = None
         self._monitor: Monitor | None = None
         self._context: zmq.Context[Any] | None = None
+        self._named: set[int] = {rank}
+        """Ranks that the engine has spoken of: a batch may name another than its socket's."""
         self._recent: dict[int, bytes] = {}
         """The last messages, to know one that comes twice from one of an engine that was started again."""
         self.messages = self.gaps = self.replays = self.resets = self.bad = self.unknown = 0
@@ -229,12 +231,13 @@ class _RankSource:
             return
         self.unknown += unknown
         if changes:
+            self._named.update(change.dp_rank for change in changes)
             self._listener(changes)
 
     def _reset(self) -> None:
         self.resets += 1
         self._recent.clear()
-        self._listener([AllCleared(dp_rank=self._rank)])
+        self._listener([AllCleared(dp_rank=rank) for rank in sorted(self._named)])
 
     def _begin_anew(self) -> None:
         """It is another engine than the one that told what we know."""

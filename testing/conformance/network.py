@@ -95,6 +95,11 @@ class Node:
         (error,) = (error for gone, error in self.down if gone is link)
         return error
 
+    def forget(self) -> None:
+        """Let go of the links that went down: each keeps what it has not delivered."""
+        self.down.clear()
+        self._gone.clear()
+
     # -- LinkHandler
 
     def link_up(self, link: Link) -> None:

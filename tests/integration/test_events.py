@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
 
 from .event_actors import Listener, Speaker
-from .waiting import until
+from .waiting import nats_servers, until
 
 CONFIG = """
 namespace = "talk"
@@ -29,6 +30,7 @@ PLANES = [(plane, events) for plane in ("tcp", "nats") for events in ("zmq", "na
 
 
 MIXES = pytest.mark.parametrize(("plane", "events"), PLANES)
+BROKERED = pytest.mark.parametrize("events", ["nats", "jetstream"])
 EVENTS = pytest.mark.parametrize(("plane", "events"), [pair for pair in PLANES if pair[0] == "tcp"])
 
 
@@ -45,8 +47,17 @@ async def hears(system: System, wanted: dict[str, int]) -> bool:
     return heard == {name: list(range(count)) for name, count in wanted.items()}
 
 
+async def came_back(system: System) -> bool:
+    return bool((await listener(system).ask(Listener.statistics))["returns"])
+
+
 async def say(system: System, name: str, count: int) -> Any:
     return await system.ref(name, Speaker).ask(Speaker.say, count)
+
+
+def sockets(system: System) -> int:
+    assert system.directory is not None
+    return len(list((system.directory / "ipc").iterdir()))
 
 
 @MIXES
@@ -68,9 +79,11 @@ async def test_who_dies_leaves_and_who_comes_back_is_another(
     for name in ("speaker.0", "speaker.1"):
         await say(system, name, 3)
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 3}))
+    before = sockets(system)
     await system.kill("speaker.1")
     await system.wait_ready(20)
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 0}))
+    assert sockets(system) == before, "a process that was killed leaves none"
     await say(system, "speaker.1", 2)
     await until(lambda: hears(system, {"speaker.0": 3, "speaker.1": 2}))
 
@@ -124,8 +137,49 @@ async def test_what_is_lost_on_the_way_is_fetched(
     assert (await listener(system).ask(Listener.statistics))["gaps"] > 0
 
 
-async def test_without_an_event_plane_nothing_is_sent_and_nothing_is_missed(cluster: Cluster) -> None:
-    system = await up(cluster, "tcp", "none")
+@BROKERED
+async def test_a_nats_server_that_is_killed_and_comes_back_costs_no_event(
+    cluster: Cluster, events: str
+) -> None:
+    system = await cluster.up(CONFIG.format(events=events), plane="tcp", nats_embedded=True)
+    (server,) = nats_servers(os.getpid())
+    await say(system, "speaker.0", 5)
+    await until(lambda: hears(system, {"speaker.0": 5, "speaker.1": 0}))
+    server.kill()
+    said = {"speaker.0": 5, "speaker.1": 0}
+    while not (back := nats_servers(os.getpid())) or back[0].pid == server.pid:
+        for name in said:
+            said[name] = await say(system, name, 3)
+    await until(lambda: hears(system, said))
+    for name in said:
+        said[name] = await say(system, name, 1)
+    await until(lambda: hears(system, said))
+    # A speaker that is back first is heard while the listener still asks the server for what else it needs.
+    await until(lambda: came_back(system))
+
+
+async def test_jetstream_tells_who_comes_back_what_a_frozen_source_said(cluster: Cluster) -> None:
+    # A source that counts as frozen is gone; here it must not, however long the listener takes to come back.
+    config = CONFIG.format(events="jetstream") + "[supervisor]\nsilence_s = 3600\n"
+    system = await cluster.up(config, plane="tcp")
+    await say(system, "speaker.0", 3000)
+    for _ in range(10):
+        await say(system, "speaker.0", 1)
+    await until(lambda: hears(system, {"speaker.0": 3010, "speaker.1": 0}))
+    await system.pause("speaker.0")
+    await system.kill("listener.0")
+    await system.wait_ready(20)
+    await until(lambda: hears(system, {"speaker.0": 3010, "speaker.1": 0}))
+    await system.resume("speaker.0")
+    await say(system, "speaker.0", 1)
+    await until(lambda: hears(system, {"speaker.0": 3011, "speaker.1": 0}))
+
+
+@pytest.mark.parametrize("plane", ["tcp", "nats"])
+async def test_without_an_event_plane_nothing_is_sent_and_nothing_is_missed(
+    cluster: Cluster, plane: str
+) -> None:
+    system = await up(cluster, plane, "none")
     assert await say(system, "speaker.0", 3) == 3
     assert await listener(system).ask(Listener.synced)
     assert await listener(system).ask(Listener.heard) == {}

@@ -15,11 +15,10 @@ from callboard.supervisor.errors import NatsServerMissing, SystemFailed
 from callboard.supervisor.nats_server import find_binary
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
-from callboard.testing.leaks import SPARED_PROCESSES
 
 from .actors_for_tests import Echo
 from .terminal import COMMAND, callboard, finished, launch, up
-from .waiting import until
+from .waiting import nats_servers, until
 
 CONFIG = """
 namespace = "embedded"
@@ -41,20 +40,6 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def servers_of(pid: int) -> list[psutil.Process]:
-    """The nats-servers that a process has started, without the one that other tests share."""
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        if child.pid in SPARED_PROCESSES:
-            continue
-        try:
-            if child.name() == "nats-server":
-                found.append(child)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
 def server_in(status: dict[str, Any]) -> str:
     """What the system announced of its nats-server."""
     (text,) = [entry["text"] for entry in status["announcements"] if entry["actor"] == "nats-server"]
@@ -66,7 +51,7 @@ async def test_up_starts_it_beside_the_system_and_stops_it_after(
     cluster: Cluster, path: Path, plane: str
 ) -> None:
     process, status = await up(path, "--nats-embedded", "--plane", plane)
-    (server,) = servers_of(process.pid)
+    (server,) = nats_servers(process.pid)
     assert server_in(status).startswith("nats-server at nats://127.0.0.1:")
     directory = Path(status["directory"])
     token = (directory / "nats" / "nats-server.conf").read_text().partition('token: "')[2][:64]
@@ -88,7 +73,7 @@ async def test_up_starts_it_beside_the_system_and_stops_it_after(
 @pytest.mark.parametrize("plane", PLANES)
 async def test_nothing_of_it_outlives_a_killed_up(cluster: Cluster, path: Path, plane: str) -> None:
     process, _ = await up(path, "--nats-embedded", "--plane", plane)
-    (server,) = servers_of(process.pid)
+    (server,) = nats_servers(process.pid)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     await finished(process)
@@ -119,11 +104,11 @@ async def test_a_killed_nats_server_comes_back_on_its_port(cluster: Cluster, pla
     system = System(namespace=cluster.token, plane=plane, nats_embedded=True)
     system.on_event = events.append
     async with system:
-        (before,) = servers_of(os.getpid())
+        (before,) = nats_servers(os.getpid())
         (announced,) = [a.text for a in system.announcements]
         before.kill()
         await until(lambda: any("is back at" in event for event in events), BACK_S)
-        (after,) = servers_of(os.getpid())
+        (after,) = nats_servers(os.getpid())
         assert after.pid != before.pid
         assert [a.text for a in system.announcements] == [announced]
         assert events[0].startswith("nats-server killed by SIGKILL; it starts again on its port")
@@ -137,7 +122,7 @@ async def test_a_nats_server_that_dies_too_often_stops_the_system(cluster: Clust
 
     async def killing() -> None:
         while True:
-            for server in servers_of(os.getpid()):
+            for server in nats_servers(os.getpid()):
                 server.kill()
             await asyncio.sleep(0.01)
 
@@ -148,7 +133,7 @@ async def test_a_nats_server_that_dies_too_often_stops_the_system(cluster: Clust
     finally:
         task.cancel()
         await asyncio.wait((task,))
-    assert servers_of(os.getpid()) == []
+    assert nats_servers(os.getpid()) == []
 
 
 async def test_a_nats_server_whose_program_is_gone_stops_the_system_and_says_why(
@@ -159,7 +144,7 @@ async def test_a_nats_server_whose_program_is_gone_stops_the_system_and_says_why
     system = System(namespace=cluster.token, plane="tcp", nats_embedded=program)
     system.on_event = events.append
     async with system:
-        (server,) = servers_of(os.getpid())
+        (server,) = nats_servers(os.getpid())
         program.unlink()
         server.kill()
         with pytest.raises(SystemFailed, match=r"nats-server: did not start: .*5 of 5 restarts in 60 s"):

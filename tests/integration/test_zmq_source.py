@@ -68,13 +68,13 @@ class Publisher:
         await self._close()
         self._open()
 
-    async def store(self, number: int, *, lose: bool = False) -> None:
+    async def store(self, number: int, *, lose: bool = False, dp_rank: int | None = None) -> None:
         """Say that a block was stored, which continues the one before it."""
         event = {
             "type": "BlockStored", "block_hashes": [100 + number], "token_ids": [number, number + 1], "block_size": 2,
             "parent_block_hash": 99 + number if number else None,
         }  # fmt: skip
-        batch = encode([0.0, [event]])
+        batch = encode([0.0, [event]] if dp_rank is None else [0.0, [event], dp_rank])
         self.sent.append(batch)
         if not lose:
             await self._pub.send_multipart([b"", (len(self.sent) - 1).to_bytes(8, "big"), batch])
@@ -169,6 +169,16 @@ async def test_an_engine_that_has_passed_our_last_number_before_we_are_back_is_a
             await publisher.store(1)
             await until(lambda: len(rank) == 2)
             assert sum(isinstance(change, AllCleared) for change in told) == 1
+
+
+async def test_what_an_engine_has_said_of_another_rank_goes_with_it(tmp_path: Any) -> None:
+    """An engine that is one rank of several, with a worker of its own, names its number in each batch."""
+    async with Publisher(tmp_path) as publisher:
+        await publisher.store(0, dp_rank=3)
+        async with following(publisher, replay=publisher.replay) as (rank, told, _):
+            await until(lambda: len(rank) == 1)
+            await publisher.restart()
+            await until(lambda: AllCleared(dp_rank=3) in told)
 
 
 async def test_an_engine_that_was_out_of_reach_goes_on(tmp_path: Any) -> None:

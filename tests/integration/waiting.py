@@ -28,3 +28,17 @@ async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> No
 def children() -> list[psutil.Process]:
     """Every process below this one but the nats-server of the test run, which other tests may have started."""
     return [p for p in psutil.Process().children(recursive=True) if p.pid not in SPARED_PROCESSES]
+
+
+def nats_servers(pid: int) -> list[psutil.Process]:
+    """The nats-servers that a process has started, without the one that other tests share."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        if child.pid in SPARED_PROCESSES:
+            continue
+        try:
+            if child.name() == "nats-server":
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import pytest
 from callboard.supervisor.config import parse
 from callboard.supervisor.schema import config_schema
 from callboard.supervisor.spec import Config, EventPlane
-from callboard.transports.errors import ConfigError
+from callboard.transports.errors import BadPlane, ConfigError
+from callboard.transports.events import names
+from callboard.transports.events.base import EventPlaneContext
+from callboard.transports.events.registry import make_event_plane
 from callboard.transports.nats_settings import Credentials, NatsSettings, plain
 from callboard.transports.settings import NetworkSettings
 
@@ -236,3 +240,15 @@ def test_the_directory_of_sockets_that_errors_tell_to_set_can_be_set(
 ) -> None:
     config = config_of(f'{PLAIN}[network]\nipc_directory = "sockets"\n')
     assert config.network.ipc_directory == str(tmp_path / "sockets")
+
+
+def test_an_event_plane_that_a_package_adds_can_be_named(
+    config_of: Parse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "_entry_points", lambda: {"mine": "nowhere.at_all:Mine"})
+    assert config_of(PLAIN, event_plane="mine").event_plane == "mine"
+    assert config_of(PLAIN, environ={"DYN_EVENT_PLANE": "Mine"}).event_plane == "mine"
+    context = EventPlaneContext(namespace="n", node="n", settings=NetworkSettings(), directory="")
+    with pytest.raises(BadPlane, match=r"mine event plane .*group callboard\.event_planes") as caught:
+        make_event_plane("mine", context)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -140,6 +140,14 @@ def test_what_is_kept_while_something_is_fetched_has_a_bound() -> None:
     assert inflow.dropped == 3 * MOST_EVENTS
 
 
+def test_frames_without_events_that_are_kept_have_a_bound_too() -> None:
+    inflow = Inflow()
+    mark = decode(encode(Kind.EVENTS, 1, 9, []))
+    for _ in range(WAITING_EVENTS + 3):
+        inflow.arrived(mark)
+    assert len(inflow._waiting) <= WAITING_EVENTS
+
+
 def test_an_answer_that_breaks_off_leaves_nothing_half() -> None:
     inflow = Inflow()
     assert inflow.fetched(decode(encode(Kind.STATE, 1, 9, [b"half"]))) == []

@@ -48,3 +48,16 @@ def test_no_name_leads_out_of_its_namespace_or_into_subjects_that_are_ours(names
         _validate_subject(subject)
     assert not subjects.component(component).startswith(f"{subjects.root}._")
     assert len(subjects.instance(component, index).split(".")) == 4
+
+
+PREFIXES = st.text("a_-.", min_size=1, max_size=4)
+
+
+@given(st.tuples(PREFIXES, NAMES), st.tuples(PREFIXES, NAMES), NAMES, NAMES)
+def test_what_is_kept_of_events_has_a_name_of_its_own_that_the_server_takes(one, other, topic, component):
+    mine, theirs = Subjects(*one), Subjects(*other)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", mine.snapshots())
+    assert (mine.snapshots() == theirs.snapshots()) == (one == other)
+    assert re.fullmatch(r"[A-Za-z0-9=_-]+", mine.events_stream(topic))
+    assert (mine.events_stream(topic) == theirs.events_stream(topic)) == (one == other)
+    assert mine.events_stream(topic) != theirs.stream(component)

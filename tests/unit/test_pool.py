@@ -1,9 +1,13 @@
 """Which idle links are closed: the longest idle above the limit, and all that were idle for too long."""
 
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callboard.transports.idle import IdleCloser
 from callboard.transports.pool import to_close
+from callboard.transports.settings import NetworkSettings
 
 IDLE = st.dictionaries(st.integers(), st.floats(0, 100))
 NOW = 100.0
@@ -37,3 +41,21 @@ def test_no_more_is_closed_than_the_limit_asks_for_and_nothing_in_use(idle, in_u
     assert stale <= set(closed)
     assert len(closed) == max(len(stale), min(over, len(idle)))
     assert all(idle[link] <= idle[kept] for link in closed for kept in idle if kept not in closed)
+
+
+class Gone:
+    """A link, as far as this goes."""
+
+
+async def test_a_link_that_is_down_is_held_by_nobody():
+    links = [Gone(), Gone()]
+    closer = IdleCloser(NetworkSettings(), lambda: links, lambda link: True)
+    ends = [weakref.ref(link) for link in links]
+    for link in links:
+        closer.opened(link)
+    closer.closed(links.pop())
+    del link
+    assert ends[1]() is None
+    links.clear()
+    closer.close()
+    assert ends[0]() is None

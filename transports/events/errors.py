@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from ..errors import TransportError
 
-LONGEST_WHY = 4096
+LONGEST_WHY = 2048
 """Bytes of a reason that travel."""
+
+
+PART_LOST = "a part of its answer was lost on the way"
 
 
 class BadFrame(TransportError, ValueError):
@@ -41,6 +44,20 @@ class SnapshotFailed(TransportError):
 
     def __reduce__(self) -> tuple[type[SnapshotFailed], tuple[str, str]]:
         return type(self), (self.topic, self.why)
+
+
+class ServerTakesTooLittle(TransportError):
+    """The ``max_payload`` of a NATS server leaves no room for events, not even in pieces."""
+
+    def __init__(self, server: str, limit_bytes: int, needed_bytes: int) -> None:
+        self.server, self.limit_bytes, self.needed_bytes = server, limit_bytes, needed_bytes
+        super().__init__(
+            f"the NATS server {server} takes {limit_bytes:,} bytes at a time (max_payload), and the event plane needs"
+            f" {needed_bytes:,}: raise max_payload in the configuration of the server, or set event_plane to zmq"
+        )
+
+    def __reduce__(self) -> tuple[type[ServerTakesTooLittle], tuple[str, int, int]]:
+        return type(self), (self.server, self.limit_bytes, self.needed_bytes)
 
 
 class EventTooLarge(TransportError, ValueError):

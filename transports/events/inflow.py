@@ -8,6 +8,7 @@ Pure: whoever owns it gives it what arrives and what was fetched, and fetches wh
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from .frames import Frame, Kind
@@ -52,7 +53,7 @@ class Inflow:
         """Number of the last event that was passed on, or that a snapshot stood for."""
         self.fetching = True
         """Something is to be fetched: everything after `has`."""
-        self._waiting: list[Frame] = []
+        self._waiting: deque[Frame] = deque()
         self._waiting_events = 0
         self._carried = 0
         """Of those that wait: how many a whole fetch has not caught up with."""
@@ -92,7 +93,7 @@ class Inflow:
         """The answer is complete: go on with what arrived meanwhile."""
         self._parts = []
         self.fetching = self.has == NOTHING
-        waiting, self._waiting, self._waiting_events = self._waiting, [], 0
+        waiting, self._waiting, self._waiting_events = self._waiting, deque(), 0
         if self.fetching:
             return []
         steps: list[Step] = []
@@ -144,9 +145,9 @@ class Inflow:
 
     def _keep(self, frame: Frame) -> None:
         self._waiting.append(frame)
-        self._waiting_events += len(frame.events)
+        self._waiting_events += max(1, len(frame.events))
         while self._waiting_events > WAITING_EVENTS:
-            gone = self._waiting.pop(0)
+            gone = self._waiting.popleft()
             self._carried = max(0, self._carried - 1)
-            self._waiting_events -= len(gone.events)
+            self._waiting_events -= max(1, len(gone.events))
             self.dropped += len(gone.events)

@@ -1,8 +1,8 @@
 """Events over core NATS: one subject per source, and one per process where it is asked for what was missed.
 
-An answer is a series of messages to the inbox of whoever asks, each with a header ``more`` or ``last``; or one that
-says ``gone``, or ``failed`` and why. While the connection is away nothing comes; when it is back every source that is
-followed is asked for what was missed.
+An answer is a series of frames to the inbox of whoever asks, with a header ``more`` or ``last`` and their number; or
+one message that says ``gone``, or ``failed`` and why. What is larger than the server takes travels in pieces. While the
+connection is away nothing comes; when it is back, every source that is followed is asked for what was missed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from nats.aio.subscription import Subscription
 
 from ..backoff import Backoff
 from ..errors import NoRoute, TransportError
-from ..nats_client import close, confirm, connect, publish_now
+from ..nats_client import close, confirm, connect, host_of, next_message, publish_now
 from ..nats_subjects import Subjects
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
-from .errors import LONGEST_WHY, SnapshotFailed, SourceGone
+from .errors import LONGEST_WHY, ServerTakesTooLittle, SnapshotFailed, SourceGone
+from .pieces import HEADER_BYTES, LEAST_PAYLOAD_BYTES, PIECE, Pieces, cut
 
 ANSWER_S = 5.0
 """Until the next frame of an answer."""
@@ -36,7 +37,12 @@ MOST_ANSWERS = 64
 PENDING_BYTES = 64 * 1024 * 1024
 """Frames that wait for the server, at most; what is beyond is dropped, and fetched later."""
 
+HEARD_MESSAGES, HEARD_BYTES = 65_536, 64 * 1024 * 1024
+"""Of one subject, on their way to us; what is beyond is dropped by the client, and fetched later."""
+
 RETURN = Backoff(0.05, 2.0)
+QUESTION_BYTES = 64
+WHY_BYTES = min(LONGEST_WHY, LEAST_PAYLOAD_BYTES - HEADER_BYTES)
 WHAT = "Callboard-What"
 NO_RESPONDERS = "503"
 
@@ -54,12 +60,14 @@ class NatsEvents:
         self.settings = context.settings
         self.subjects = Subjects(context.settings.nats.prefix, context.namespace)
         self.client: Client | None = None
-        self._opening = asyncio.Lock()
+        self._opening, self._hearing = asyncio.Lock(), asyncio.Lock()
         self._heard: dict[str, tuple[Handler, Subscription | None]] = {}
         self._answers: dict[int, Answer] = {}
+        self.publishers: dict[int, NatsPublisher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.followers: dict[int, list[tuple[Source, Callable[[Source, Frame], None]]]] = {}
-        self._closed = False
+        self._closed = self._returning = False
+        self._answering = 0
         self.returns = self.dropped = self.unanswered = 0
 
     def __repr__(self) -> str:
@@ -77,44 +85,92 @@ class NatsEvents:
         """Return the connection, opening it the first time. Raises `TransportError`."""
         async with self._opening:
             if self.client is None:
-                self.client = await self._connect(self.settings.connect_timeout_s)
+                client = await self._connect(self.settings.connect_timeout_s)
+                if not client.is_connected:
+                    raise NoRoute("nats", "the connection ended at once")
+                self.client = client
             return self.client
 
     async def _connect(self, limit_s: float) -> Client:
         node = self._context.node
-        return await connect(
+        client = await connect(
             self.settings,
             f"callboard events {node}",
             limit_s=limit_s,
             inbox=f"{self.subjects.own(node)}.events",
             closed=self._lost,
         )
+        if client.max_payload < LEAST_PAYLOAD_BYTES:
+            server = host_of(client)
+            await close(client)
+            raise ServerTakesTooLittle(server, client.max_payload, LEAST_PAYLOAD_BYTES)
+        return client
 
     async def _lost(self) -> None:
-        if not self._closed and self.client is not None:
+        client = self.client
+        # Else it was one that never came into use, or one before this one.
+        is_ours = client is not None and not client.is_connected
+        if is_ours and not (self._closed or self._returning):
+            self._returning = True
             self.later(self._return())
 
     async def _return(self) -> None:
+        refusal = ""
         for attempt in itertools.count():
             await asyncio.sleep(RETURN.delay_s(attempt, random.random()))
+            if self._closed:  # nats-py may have swallowed the cancellation
+                return
             try:
-                self.client = await self._connect(self.settings.connect_timeout_s)
-                for subject, (handler, _) in list(self._heard.items()):
-                    await self._subscribe(subject, handler)
-                await confirm(self.client)
-                break
-            except (TransportError, nats.errors.Error, OSError) as error:
-                log.debug("the event plane's NATS server is away: %s", error)
+                if await self._is_back():
+                    break
+            except ServerTakesTooLittle as error:  # whoever set up the server must hear of it, once
+                if refusal != (refusal := str(error)):
+                    log.error("no events until then: %s", error)
+        self._returning = False
         self.returns += 1
+        for publisher in self.publishers.values():
+            publisher.repeat()
         for entries in list(self.followers.values()):
             for source, received in list(entries):
                 received(source, b"")
 
-    def later(self, work: Any) -> None:
+    async def _is_back(self) -> bool:
+        """Connect, and hear again what was heard; True if the connection holds until that is done."""
+        try:
+            client = await self._connect(self.settings.connect_timeout_s)
+        except ServerTakesTooLittle:
+            raise
+        except (TransportError, OSError) as error:
+            log.debug("the event plane's NATS server is away: %s", error)
+            return False
+        try:
+            async with self._hearing:
+                self.client = client
+                for subject, (handler, _) in list(self._heard.items()):
+                    await self._subscribe(subject, handler)
+                await confirm(client)
+            await self.renew()
+        except Exception as error:  # nats-py has many for an end in between; who gives up stays deaf
+            log.debug("the event plane's NATS server is away again: %r", error)
+            await close(client)
+        finally:
+            if self.client is not client:  # cancelled while somebody else had the lock
+                await close(client)
+        return client.is_connected
+
+    async def renew(self) -> None:
+        """The connection came back: see to it that the server has what this plane needs. Raises `TransportError`."""
+
+    def later(self, work: Any) -> asyncio.Task[None]:
         """Do something in a task of its own, which ends with the plane."""
-        task = asyncio.get_running_loop().create_task(work, context=Context())
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def subject(self, source: Source) -> str:
+        """Where the events of a source are published."""
+        return self.subjects.events(source.topic, source.component, source.id)
 
     def publish(
         self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
@@ -131,18 +187,32 @@ class NatsEvents:
             return False
         return True
 
+    def publish_frame(self, subject: str, frame: Frame, headers: dict[str, str] | None = None) -> bool:
+        """The same for a frame, in pieces if it is larger than the server takes."""
+        most_bytes = self.client.max_payload if self.client is not None else len(frame)
+        return all(
+            self.publish(subject, piece, headers={**(headers or {}), PIECE: mark} if mark else headers)
+            for piece, mark in cut(frame, most_bytes)
+        )
+
     async def hear(self, subject: str, handler: Handler) -> None:
         """Have messages of a subject handled, also after the connection came back. Raises `TransportError`."""
-        client = await self.open()
-        if subject in self._heard:
-            return
-        self._heard[subject] = (handler, None)
-        try:
-            await self._subscribe(subject, handler)
-            await confirm(client)
-        except (nats.errors.Error, OSError) as error:
-            self._heard.pop(subject, None)
-            raise NoRoute(subject, f"NATS: {error}") from None
+        await self.open()
+        async with self._hearing:  # of two who want the same, both return when it is heard
+            client = self.client
+            if subject in self._heard:
+                return
+            if client is None or not client.is_connected:
+                raise NoRoute(subject, "the NATS server is away")
+            self._heard[subject] = (handler, None)
+            try:
+                await self._subscribe(subject, handler)
+                await confirm(client)
+            except BaseException as error:
+                self.ignore(subject)
+                if isinstance(error, (nats.errors.Error, OSError)):
+                    raise NoRoute(subject, f"NATS: {error}") from None
+                raise
 
     async def _subscribe(self, subject: str, handler: Handler) -> None:
         async def handle(message: Msg) -> None:
@@ -150,10 +220,12 @@ class NatsEvents:
 
         assert self.client is not None
         subscription = await self.client.subscribe(
-            subject, cb=handle, pending_msgs_limit=1_000_000, pending_bytes_limit=256 * 1024 * 1024
+            subject, cb=handle, pending_msgs_limit=HEARD_MESSAGES, pending_bytes_limit=HEARD_BYTES
         )
         if subject in self._heard:
             self._heard[subject] = (handler, subscription)
+        else:  # ignored meanwhile
+            await _unsubscribe(subscription)
 
     def ignore(self, subject: str) -> None:
         """Hear no more of a subject."""
@@ -172,28 +244,37 @@ class NatsEvents:
 
     def forget(self, source: Source) -> None:
         """A publisher was closed."""
+        self.publishers.pop(source.id, None)
         self._answers.pop(source.id, None)
 
     def _asked(self, message: Msg) -> None:
-        identifier, _, after = message.data.partition(b" ")
-        answer = self._answers.get(int(identifier)) if identifier.isdigit() and after else None
-        if answer is None:
+        identifier, _, after = message.data[:QUESTION_BYTES].partition(b" ")
+        answer = self._answers.get(int(identifier)) if identifier.isdigit() else None
+        if answer is None or not after.removeprefix(b"-").isdigit():
             self.publish(message.reply, b"", headers={WHAT: "gone"})
-        elif len(self._tasks) >= MOST_ANSWERS:
+        elif self._answering >= MOST_ANSWERS:
             self.unanswered += 1
         else:
+            self._answering += 1
             self.later(self._answer(message.reply, int(after), answer))
 
     async def _answer(self, inbox: str, after: int, answer: Answer) -> None:
         try:
             frames = await answer(after)
+            for number, frame in enumerate(frames):
+                what = "last" if number == len(frames) - 1 else "more"
+                while self.client is not None and self.client.pending_data_size > PENDING_BYTES // 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                if not self.publish_frame(inbox, frame, {WHAT: f"{what} {number}"}):
+                    return
+                await asyncio.sleep(0)
         except SnapshotFailed as problem:
-            self.publish(inbox, problem.why.encode()[:LONGEST_WHY], headers={WHAT: "failed"})
-            return
-        for number, frame in enumerate(frames):
-            what = "last" if number == len(frames) - 1 else "more"
-            self.publish(inbox, frame, headers={WHAT: what})
-            await asyncio.sleep(0)
+            self.publish(inbox, problem.why.encode()[:WHY_BYTES], headers={WHAT: "failed"})
+        except Exception:
+            log.exception("a source could not say its state")
+            self.publish(inbox, b"", headers={WHAT: "gone"})
+        finally:
+            self._answering -= 1
 
     # -- subscribers
 
@@ -208,19 +289,17 @@ class NatsEvents:
         if client is None or not client.is_connected:
             raise SourceGone(source.name, "the NATS server is away")
         inbox = client.new_inbox()
-        subscription = await client.subscribe(inbox, pending_msgs_limit=1_000_000)
         try:
-            self.publish(source.address, b"%d %d" % (source.id, after), inbox)
-            what = "more"
-            while what == "more":
-                message = await subscription.next_msg(ANSWER_S)
-                headers = message.headers or {}
-                what = headers.get(WHAT, "")
-                if what == "failed":
-                    raise SnapshotFailed(source.topic, message.data.decode(errors="replace"))
-                if headers.get("Status") == NO_RESPONDERS or what not in ("more", "last"):
-                    raise SourceGone(source.name, "nobody answers for it")
-                yield message.data
+            subscription = await client.subscribe(inbox, pending_msgs_limit=HEARD_MESSAGES)
+        except nats.errors.Error as error:
+            raise SourceGone(source.name, f"NATS: {error}") from None
+        try:
+            if self.client is not client or not self.publish(
+                source.address, b"%d %d" % (source.id, after), inbox
+            ):
+                raise SourceGone(source.name, "the NATS server is away")
+            async for frame in _whole(subscription, source):
+                yield frame
         except nats.errors.Error as error:
             raise SourceGone(source.name, f"NATS: {error}") from None
         finally:
@@ -246,11 +325,19 @@ class NatsPublisher:
 
     def __init__(self, plane: NatsEvents, source: Source) -> None:
         self._plane, self.source = plane, source
-        self._subject = plane.subjects.events(source.topic, source.component, source.id)
+        self._subject = plane.subject(source)
+        self._last = b""
+        plane.publishers[source.id] = self
 
     def send(self, frame: Frame) -> None:
         """Give a frame to the server."""
-        self._plane.publish(self._subject, frame)
+        self._last = frame
+        self._plane.publish_frame(self._subject, frame)
+
+    def repeat(self) -> None:
+        """Send the last frame again: it may be lost, and shows what else is."""
+        if self._last:
+            self._plane.publish_frame(self._subject, self._last)
 
     def statistics(self) -> Mapping[str, int]:
         """Counters of the process's connection."""
@@ -276,11 +363,15 @@ class NatsSubscriber:
         if (source, self._received) not in entries:
             entries.append((source, self._received))
 
-        def handle(message: Msg) -> None:
-            for entry, received in tuple(followers.get(source.id, ())):
-                received(entry, message.data)
+        pieces = Pieces()
 
-        await self._plane.hear(self._subject(source), handle)
+        def handle(message: Msg) -> None:
+            frame = pieces.add(message.data, message.headers)
+            if frame is not None:
+                for entry, received in tuple(followers.get(source.id, ())):
+                    received(entry, frame)
+
+        await self._plane.hear(self._plane.subject(source), handle)
 
     def unfollow(self, source: Source) -> None:
         """Receive no more of it."""
@@ -291,10 +382,7 @@ class NatsSubscriber:
             entries.remove((source, self._received))
         if not entries:
             self._plane.followers.pop(source.id, None)
-            self._plane.ignore(self._subject(source))
-
-    def _subject(self, source: Source) -> str:
-        return self._plane.subjects.events(source.topic, source.component, source.id)
+            self._plane.ignore(self._plane.subject(source))
 
     async def fetch(self, source: Source, after: int) -> AsyncIterator[Frame]:
         """Yield what the source answers. Raises `SourceGone`."""
@@ -309,6 +397,30 @@ class NatsSubscriber:
         """Leave."""
         for source in list(self._following.values()):
             self.unfollow(source)
+
+
+async def _whole(subscription: Subscription, source: Source) -> AsyncIterator[Frame]:
+    """Yield the frames of one answer, to its end.
+
+    Raises `SourceGone` if one of them does not come, and `SnapshotFailed`.
+    """
+    pieces, what, wanted = Pieces(), "", 0
+    while what != "last":
+        message = await next_message(subscription, ANSWER_S)
+        headers = message.headers or {}
+        what, _, number = headers.get(WHAT, "").partition(" ")
+        if what == "failed":
+            raise SnapshotFailed(source.topic, message.data.decode(errors="replace"))
+        if headers.get("Status") == NO_RESPONDERS or what not in ("more", "last"):
+            raise SourceGone(source.name, "nobody answers for it")
+        frame = pieces.add(message.data, headers)
+        if number != str(wanted) or (frame is None and not pieces.waits):
+            raise SourceGone(source.name, "a part of its answer was lost")
+        if frame is None:
+            what = ""
+            continue
+        wanted += 1
+        yield frame
 
 
 async def _unsubscribe(subscription: Subscription) -> None:

@@ -57,6 +57,8 @@ class _Followed:
     """Snapshots that failed since the last that did not."""
     failure: SnapshotFailed | None = None
     """Why it cannot tell its state, if that has failed several times."""
+    interrupted: bool = False
+    """Frames may have been lost since the fetch that is under way was asked for: its answer may be older than they."""
 
 
 class EventSubscription:
@@ -108,9 +110,11 @@ class EventSubscription:
     def resync(self, source: Source) -> None:
         """Have a source tell everything again: what came of it did not make sense."""
         followed = self._followed.get(source.id)
-        if followed is not None and not followed.inflow.fetching:
-            followed.inflow.restart(forget=True)
-            self._work(followed)
+        if followed is None or (followed.inflow.fetching and followed.inflow.has == NOTHING):
+            return
+        followed.inflow.restart(forget=True)
+        followed.resume_after = NOTHING
+        self._work(followed)
 
     # -- what comes
 
@@ -119,6 +123,7 @@ class EventSubscription:
         if followed is None:
             return
         if not data:  # the way there was interrupted
+            followed.interrupted = True
             if not followed.inflow.fetching:
                 followed.inflow.restart(forget=False)
             self._work(followed)
@@ -204,7 +209,7 @@ class EventSubscription:
                 except Exception as error:  # whatever a plane raises, the source is asked again
                     self.failed_fetches += 1
                     followed.inflow.failed()
-                    self._note(followed, error)
+                    self._note(followed, error, failures)
                     await asyncio.sleep(RETRY.delay_s(failures, random.random()))
                     failures += 1
         finally:
@@ -212,7 +217,7 @@ class EventSubscription:
         followed.known = True
         self._check_settled()
 
-    def _note(self, followed: _Followed, error: Exception) -> None:
+    def _note(self, followed: _Followed, error: Exception, before: int) -> None:
         name = followed.source.name
         if isinstance(error, SnapshotFailed):
             followed.failures += 1
@@ -221,20 +226,22 @@ class EventSubscription:
             if followed.failures >= FAILURES_TOLD:
                 followed.failure = error
                 self._check_settled()
-        elif isinstance(error, TransportError | OSError):
+        elif before or isinstance(error, TransportError | OSError):
             log.debug("%s: %s", name, error)
         else:
             log.error("%s cannot be followed, and is tried again: %r", name, error, exc_info=error)
 
     async def _fetch(self, followed: _Followed, plane: PlaneSubscriber) -> None:
         inflow = followed.inflow
-        rewinds = inflow.rewinds
+        rewinds, followed.interrupted = inflow.rewinds, False
         async for data in plane.fetch(followed.source, inflow.has):
             if inflow.rewinds != rewinds:  # this answers a question that is no longer asked
                 return
             self._pass_on(followed, inflow.fetched(decode(data)))
         if inflow.rewinds == rewinds:
             self._pass_on(followed, inflow.complete())
+            if followed.interrupted:
+                inflow.restart(forget=False)
 
     # -- the reader
 

@@ -3,8 +3,8 @@
 Publishing is an XPUB socket, whose messages are ``[source id, frame]``. A SUB socket that has just connected misses
 what is sent before its subscription has arrived; so it also subscribes to a word of its own, which the publisher
 answers on the same connection: when the answer is there, so is the subscription. What high-water marks drop is noticed
-by the numbers, and fetched over the ROUTER socket: ``[request, what, frame]`` for ``[request, source id, after]``,
-where *what* is ``more`` or ``last``, or ``gone``, or ``failed`` (then the frame says why).
+by the numbers, and fetched over the ROUTER socket: ``[request and part, what, frame]`` for ``[request, source id,
+after]``, where *what* is ``more`` or ``last``, or ``gone``, or ``failed`` (then the frame says why).
 
 Between processes of one host the sockets are unix sockets in the 0700 directory of the system; tcp ones are bound only
 if the request plane listens beyond loopback, and there they are as open as that.
@@ -26,19 +26,21 @@ import zmq
 from ..address import is_loopback
 from ..errors import TransportError
 from ..host import bracketed, places
-from ..ipc import host_id, remove_socket, socket_path
+from ..ipc import EVENTS, REPLAY, host_id, remove_socket, socket_path
 from ..settings import NetworkSettings
 from ..zmq_sockets import NOBLOCK, SNDMORE, Watched, acquire_context, release_context
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
-from .errors import LONGEST_WHY, SnapshotFailed, SourceGone
+from .errors import LONGEST_WHY, PART_LOST, SnapshotFailed, SourceGone
 from .frames import EVENT_BYTES
 
 ID = Struct("<Q")
 REQUEST = Struct("<QQq")
+PART = Struct("<QI")
 WELCOME = b"?"
 SUBSCRIBED = 1
-QUEUED_FRAMES = 100_000
-"""High-water mark of PUB and SUB; what is beyond it is fetched."""
+QUEUED_FRAMES = 4096
+"""High-water mark of PUB and SUB; what is beyond it is fetched. A frame may have 256 KiB and more, and a subscriber
+that is frozen may stay so: this is all that it costs each publisher."""
 
 ANSWERED_FRAMES = 4096
 FOLLOW_S = 5.0
@@ -138,9 +140,12 @@ class _Outlet:
             self.address = "|".join(
                 [host_id(), *self._bind_ipc(publish, reply, own), *_bind_tcp(publish, reply, own.settings)]
             )
-        except zmq.ZMQError as problem:
+        except (zmq.ZMQError, TransportError) as problem:
             publish.close(0)
             reply.close(0)
+            self._remove_files()
+            if isinstance(problem, TransportError):
+                raise
             raise TransportError(f"the event plane cannot bind its sockets: {problem}") from None
         self._publish = Watched(publish, self._subscribed)
         self._reply = Watched(reply, self._asked)
@@ -151,7 +156,7 @@ class _Outlet:
     def _bind_ipc(
         self, publish: zmq.Socket[Any], reply: zmq.Socket[Any], own: EventPlaneContext
     ) -> tuple[str, str]:
-        paths = [socket_path(own.directory, f"{own.node}/{kind}") for kind in ("events", "replay")]
+        paths = [socket_path(own.directory, own.node + kind) for kind in (EVENTS, REPLAY)]
         for socket, path in zip((publish, reply), paths, strict=True):
             socket.bind(f"ipc://{path}")
             self._paths.append(path)
@@ -185,7 +190,7 @@ class _Outlet:
         if answer is None or len(self._tasks) >= MOST_ANSWERS:
             self.unanswered += 1
             if answer is None:
-                self._say(peer, request, b"gone", b"")
+                self._say(peer, request, 0, b"gone", b"")
             return
         task = asyncio.get_running_loop().create_task(self._answer(peer, request, after, answer))
         self._tasks.add(task)
@@ -195,14 +200,14 @@ class _Outlet:
         try:
             frames = await answer(after)
         except SnapshotFailed as problem:
-            self._say(peer, request, b"failed", problem.why.encode()[:LONGEST_WHY])
+            self._say(peer, request, 0, b"failed", problem.why.encode()[:LONGEST_WHY])
             return
         for number, frame in enumerate(frames):
-            self._say(peer, request, b"last" if number == len(frames) - 1 else b"more", frame)
+            self._say(peer, request, number, b"last" if number == len(frames) - 1 else b"more", frame)
 
-    def _say(self, peer: bytes, request: int, what: bytes, frame: bytes) -> None:
+    def _say(self, peer: bytes, request: int, part: int, what: bytes, frame: bytes) -> None:
         with suppress(zmq.Again):  # who does not read asks again
-            self._reply.socket.send_multipart([peer, ID.pack(request), what, frame], NOBLOCK)
+            self._reply.socket.send_multipart([peer, PART.pack(request, part), what, frame], NOBLOCK)
         self._reply.after_send()
 
     async def close(self) -> None:
@@ -213,6 +218,9 @@ class _Outlet:
             await asyncio.wait(self._tasks)
         self._publish.close(0)
         self._reply.close(0)
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         for path in self._paths:
             remove_socket(path)
 
@@ -275,7 +283,7 @@ class _Inlet:
         self._publishers: dict[str, _Publisher] = {}
         self._listeners: dict[bytes, tuple[Source, list[Callable[[Source, Frame], None]]]] = {}
         self._welcomes: dict[bytes, asyncio.Future[None]] = {}
-        self._answers: dict[int, asyncio.Queue[tuple[bytes, bytes]]] = {}
+        self._answers: dict[int, asyncio.Queue[tuple[int, bytes, bytes]]] = {}
         self._requests = itertools.count(1)
         self.strays = 0
         socket = context.socket(zmq.SUB)
@@ -341,19 +349,22 @@ class _Inlet:
             socket.connect(publisher.replay)
             dealer = publisher.dealer = Watched(socket, lambda: self._answered(dealer))
         request = next(self._requests)
-        answers: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
+        answers: asyncio.Queue[tuple[int, bytes, bytes]] = asyncio.Queue()
         self._answers[request] = answers
         try:
             publisher.dealer.socket.send(REQUEST.pack(request, source.id, after), NOBLOCK)
             publisher.dealer.after_send()
-            what = b"more"
+            what, expected = b"more", 0
             while what == b"more":
                 async with asyncio.timeout(ANSWER_S):
-                    what, frame = await answers.get()
+                    part, what, frame = await answers.get()
                 if what == b"gone":
                     raise SourceGone(source.name, "it was closed")
                 if what == b"failed":
                     raise SnapshotFailed(source.topic, frame.decode(errors="replace"))
+                if part != expected:  # the high-water mark of a ROUTER drops without a word
+                    raise SourceGone(source.name, PART_LOST)
+                expected += 1
                 yield frame
         except TimeoutError:
             raise SourceGone(source.name, f"nothing came for {ANSWER_S:g} s") from None
@@ -405,14 +416,15 @@ class _Inlet:
 
     def _answered(self, dealer: Watched) -> None:
         frames = dealer.socket.recv_multipart(NOBLOCK)
-        if len(frames) != 3 or len(frames[0]) != ID.size:
+        if len(frames) != 3 or len(frames[0]) != PART.size:
             self.strays += 1
             return
-        answers = self._answers.get(ID.unpack(frames[0])[0])
+        request, part = PART.unpack(frames[0])
+        answers = self._answers.get(request)
         if answers is None:
             self.strays += 1
         else:
-            answers.put_nowait((frames[1], frames[2]))
+            answers.put_nowait((part, frames[1], frames[2]))
 
     def close(self) -> None:
         """Close the sockets."""
