@@ -36,8 +36,8 @@ class Journey:
     """Incarnations that have failed or declined it: number of the instance, and incarnation."""
     lost: set[tuple[int, int]] = field(default_factory=set)
     """Those of them that failed."""
-    busy: set[tuple[int, int]] = field(default_factory=set)
-    """Those of them that are well and had no room."""
+    busy: dict[tuple[int, int], float] = field(default_factory=dict)
+    """Those of them that are well and had no room, with what `Placer.ended_on` said then; infinite after twice."""
     failure: str = ""
     prefilled_by: str = ""
     block_size: int = 0

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from random import Random
 
 from callboard.actors.errors import Overloaded
@@ -77,6 +78,7 @@ class Placer:
         self.placed: dict[int, int] = {}
         """Requests by the number of their worker; of those that are up."""
         self.failures: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"<Placer {self.pool.name}, {self.scheduler}, {len(self._queue)} wait>"
@@ -104,6 +106,7 @@ class Placer:
         """A member is gone, or is another incarnation now: its counters begin again."""
         self.placed.pop(member.index, None)
         self.failures.pop(member.index, None)
+        self._ended.pop(member.index, None)
         self.scheduler.remove_worker(member.index)
         self.breaker.forget(member.index)
         self.caches.left(member.ranks)
@@ -221,9 +224,12 @@ class Placer:
             if all((m.index, m.incarnation) in journey.busy for m in serving):
                 self.refused += 1
                 raise Overloaded(f"each of {len(serving)} workers is full", actor=self._actor)
-            # Nobody else is left: those that failed may have it again, paced by their inhibition.
-            fresh = [m for m in serving if (m.index, m.incarnation) in journey.lost]
-            if not fresh or not self.settings.inhibit_s:
+            # Nobody else is left: who had no room may have it once more when something has ended there, and those
+            # that failed, paced by their inhibition.
+            fresh = [m for m in serving if self.ended_on(m) > journey.busy.get((m.index, m.incarnation), inf)]
+            if not fresh and self.settings.inhibit_s:
+                fresh = [m for m in serving if (m.index, m.incarnation) in journey.lost]
+            if not fresh:
                 names = ", ".join(member.ref.name for member in serving)
                 return f"{names} failed this request: {journey.failure}"
         allowed = set(self.breaker.allowed([member.index for member in fresh], now_s))
@@ -278,9 +284,15 @@ class Placer:
         if inhibit:
             self.breaker.failed(placed.worker, time.monotonic())
 
-    def finish(self, placed: Placed) -> None:
+    def ended_on(self, member: Member) -> int:
+        """Return how many requests have left room on a member."""
+        return self._ended.get(member.index, 0)
+
+    def finish(self, placed: Placed, *, had_begun: bool = True) -> None:
         """It is over, however it went."""
         self.scheduler.finish(placed.id)
+        if had_begun and self._is_up(placed):
+            self._ended[placed.worker] = self._ended.get(placed.worker, 0) + 1
         if placed.is_probe and self._is_up(placed):
             self.breaker.abandoned(placed.worker)
         self._pump_soon()

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -182,7 +183,7 @@ class Router(Actor):
                     return
                 self._move(journey, placed, error, kept if begun else [])
             finally:
-                self._decode.finish(placed)
+                self._decode.finish(placed, had_begun=begun)
                 await batches.aclose()
 
     def _move(self, journey: Journey, placed: Placed, error: Exception, pieces: list[Piece] | None) -> None:
@@ -190,7 +191,8 @@ class Router(Actor):
         member = placed.member
         journey.excluded.add((member.index, member.incarnation))
         if isinstance(error, FULL):
-            journey.busy.add((member.index, member.incarnation))
+            key = (member.index, member.incarnation)
+            journey.busy[key] = inf if key in journey.busy else self._decode.ended_on(member)
         if isinstance(error, LOST):
             journey.lost.add((member.index, member.incarnation))
         # Callers may be told of it, and texts of the runtime and of what is behind an engine may hold addresses.

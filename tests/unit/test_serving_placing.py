@@ -321,7 +321,7 @@ async def test_a_request_that_every_worker_declines_is_refused_at_once() -> None
     declined = journey()
     for index in range(2):
         declined.excluded.add((index, 1))
-        declined.busy.add((index, 1))
+        declined.busy[index, 1] = 0
     with pytest.raises(Overloaded, match="each of 2 workers is full"):
         await made.place(declined)
 
@@ -350,7 +350,7 @@ async def test_a_pin_is_refused_at_once_when_its_worker_is_full_although_others_
     _, made = await two()
     declined = journey(worker=1)
     declined.excluded.add((1, 1))
-    declined.busy.add((1, 1))
+    declined.busy[1, 1] = 0
     with pytest.raises(Overloaded, match="each of 1 workers is full"):
         await made.place(declined)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from callboard.serving.protocol import Finish, FinishReason, Piece, Role, Routed
 from callboard.serving.router import DECISIONS, PREFILL_S, Router
 from callboard.serving.scheduling.settings import RouterSettings
 
+from ..integration.waiting import until
 from .serving_fakes import FakeComponent, Play, info, request
 
 DEAD = ActorUnavailable("its process is gone", executed=Executed.MAYBE)
@@ -147,6 +149,19 @@ async def test_when_nobody_becomes_well_the_reason_is_said() -> None:
     _, router = await with_workers([AWAY])
     with pytest.raises(NoWorkers, match=r"failed lately .* ActorUnavailable$"):
         await answer(router)
+
+
+async def test_who_had_no_room_gets_a_request_again_when_there_is_some_and_the_others_are_lost() -> None:
+    component, router = await with_workers([MailboxFull("full")], [AWAY], wait_s=30.0, mode="round-robin")
+    full, away = component.refs.values()
+    full.plays = [[["x"], [end(1)]], [MailboxFull("full")], [["a"], [end(1)]]]
+    running = router.generate(request(worker=0))
+    assert await anext(running) == "x"
+    waiting = asyncio.ensure_future(answer(router))
+    await until(lambda: full.plays[1:] == [] and away.got)
+    assert not waiting.done()
+    await cast("Any", running).aclose()
+    assert await waiting == ["a", end(1)]
 
 
 async def test_what_is_behind_an_engine_is_not_named_to_callers() -> None:
