@@ -50,9 +50,8 @@ class Worker(Actor):
         """Load the model."""
         try:
             await self._start()
-        except (
-            BaseException
-        ):  # the next try may be made in this process: a model that was loaded must not stay
+        except BaseException:
+            # The next try may be made in this process: a model that was loaded must not stay.
             await self.on_stop(StopReason.FAILED)
             raise
 
