@@ -264,7 +264,7 @@ async def test_a_source_of_which_one_socket_cannot_be_used_leaves_none_open(tmp_
 def test_mistakes_are_named() -> None:
     for options, text in (
         ({}, "source is None"),
-        ({"source": "zmq"}, "endpoint is missing"),
+        ({"source": "zmq"}, "needs the key 'endpoint'"),
         ({"source": "zmq", "endpoint": "http://x", "topic": 5}, "topic is 5"),
         ({"source": "zmq", "endpoint": "tcp://x:1", "replays": "x"}, 'did you mean "replay"'),
         ({"source": "trtllm", "url": "x"}, "http://"),
