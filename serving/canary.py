@@ -37,8 +37,10 @@ class CanarySettings:
         problems = [
             f"canary.{name} is {value!r}; it must be a number, 0 or above"
             for name in ("stall_s", "idle_s", "timeout_s")
-            if type(value := getattr(self, name)) not in (int, float) or value < 0
+            if type(value := getattr(self, name)) not in (int, float) or not value >= 0
         ]
+        if self.timeout_s == 0:
+            problems.append("canary.timeout_s is 0; it must be above 0: no engine gives a token at once")
         if type(self.tokens) is not int or self.tokens < 1:
             problems.append(f"canary.tokens is {self.tokens!r}; it must be a whole number, at least 1")
         if self.on_stall not in ("restart", "report"):

@@ -119,9 +119,14 @@ async def _caches(subscription: Subscription[KvChanges], follower: KvFollower) -
 
 
 async def _loads(subscription: Subscription[Loads], placer: Placer) -> None:
+    latest: dict[int, int] = {}
     async for items in subscription.batches():
         for item in items:
             worker = split_name(item.source.name)[1] or 0
+            # A last word of the dead that comes late would stand for ever: an idle successor has nothing to say.
+            if item.source.incarnation < latest.get(worker, 0):
+                continue
+            latest[worker] = item.source.incarnation
             if isinstance(item, Event):
                 placer.reported(worker, item.value.ranks)
             elif isinstance(item, Snapshot):

@@ -54,8 +54,9 @@ class Pool:
         self.left: Callable[[Member], object] = _nothing
         self.changed: Callable[[], object] = _nothing
         self._log, self._roles = log, roles
-        self._asking: dict[tuple[int, int], asyncio.Task[None]] = {}
-        """By number and incarnation: one that does not answer keeps nobody else from being known."""
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        """By the identity of the member: one that does not answer keeps nobody else from being known, not even itself
+        when it was frozen and is up again, of the same incarnation."""
         self._again_timer: asyncio.TimerHandle | None = None
         self._dirty = True
         self._closed = False
@@ -150,13 +151,12 @@ class Pool:
     def _ask_soon(self) -> None:
         """Ask each member that has not said what it serves, if it is not being asked."""
         for member in self.members.values():
-            key = (member.index, member.incarnation)
-            if member.info is None and key not in self._asking and not self._closed:
+            if member.info is None and id(member) not in self._asking and not self._closed:
                 # With a context of its own: the deadline of the message being handled is not the deadline of this.
                 task = asyncio.get_running_loop().create_task(
                     self._ask(member), name=f"asks {member.ref.name}", context=contextvars.Context()
                 )
-                self._asking[key] = task
+                self._asking[id(member)] = task
 
     def _ask_again(self) -> None:
         self._again_timer = None
@@ -171,7 +171,7 @@ class Pool:
             if self._again_timer is None and not self._closed:
                 self._again_timer = asyncio.get_running_loop().call_later(AGAIN_S, self._ask_again)
         finally:
-            del self._asking[member.index, member.incarnation]
+            del self._asking[id(member)]
 
     def _says(self, member: Member, info: ModelInfo) -> None:
         if self.members.get(member.index) is not member:

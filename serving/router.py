@@ -89,10 +89,14 @@ class Router(Actor):
             self._prefill = self._placer(
                 self._prefill_workers, (Role.BOTH, Role.PREFILL), CacheView(self.settings)
             )
-        for placer in self._placers:
-            await placer.pool.start()
-        await self._decode.pool.grown(self.settings.min_initial_workers)
-        await self._listen()
+        try:
+            for placer in self._placers:
+                await placer.pool.start()
+            await self._decode.pool.grown(self.settings.min_initial_workers)
+            await self._listen()
+        except BaseException:  # the next try may be made in this process
+            await self.on_stop(StopReason.FAILED)
+            raise
 
     async def _listen(self) -> None:
         """Follow what the event plane says, as far as the mode needs it."""

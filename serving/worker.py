@@ -48,6 +48,14 @@ class Worker(Actor):
 
     async def on_start(self) -> None:
         """Load the model."""
+        try:
+            await self._start()
+        except BaseException:
+            # The next try may be made in this process: a model that was loaded must not stay.
+            await self.on_stop(StopReason.FAILED)
+            raise
+
+    async def _start(self) -> None:
         if isinstance(self.engine, EventingEngine):
             self.engine.on_kv_changes(self._kv.changed)
         await self.engine.start()
@@ -66,11 +74,13 @@ class Worker(Actor):
 
     async def on_stop(self, reason: StopReason) -> None:
         """Give the engine's resources back."""
-        await self._canary.close()
-        await self._loads.close()
-        if self._source is not None:
-            await self._source.close()
-        await self.engine.close()
+        try:
+            await self._canary.close()
+            await self._loads.close()
+            if self._source is not None:
+                await self._source.close()
+        finally:
+            await self.engine.close()
 
     @idempotent  # a generation changes nothing but the engine's caches: one that gave no token may run again
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece]:

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from msgspec import structs
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
 from ..errors import EngineBusy, EngineFailed, MissingServingExtra, RequestRefused
 from ..kv.hashing import unpack
-from ..protocol import Delta, Finish, FinishReason, GenerateRequest, Input, Load, ModelInfo, Piece, Token
+from ..protocol import GenerateRequest, Input, Load, ModelInfo, Piece
+from .upstream_answer import TEXT_BYTES, UpstreamAnswer
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -35,14 +35,13 @@ END_S = 0.1
 LINE_BYTES = 4 * 1024 * 1024
 """Longest event of a stream."""
 
+COUNTS = {
+    "context_tokens": 0, "block_size": 0, "total_blocks": 0, "max_running": 0, "max_batch_tokens": 0, "dp_ranks": 1,
+}  # fmt: skip
 BUSY = (429, 503, 529)
 MISPLACED = (401, 403, 404, 405)
 """The worker's key, model or address is wrong, which is no fault of the request."""
-BROKEN = ("abort", "error")
-"""What vLLM and SGLang call an end that nobody asked for."""
 AGAIN_S = 0.25
-TEXT_BYTES = 500
-"""Of an upstream's error that is passed on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +66,8 @@ class UpstreamSettings:
     total_blocks: int = 0
     max_running: int = 0
     max_batch_tokens: int = 0
+    dp_ranks: int = 1
+    """Data-parallel ranks behind the server's address; above 1 each request names its own, in vLLM's header."""
     continuation: str = "vllm"
     """How a chat that another worker has begun goes on: ``vllm`` (also SGLang), ``prefill`` (llama.cpp, Ollama: they
     continue the last message), or ``none``: it fails."""
@@ -94,6 +95,11 @@ class UpstreamSettings:
             f"engine.{name} is {value!r}; it must be a number above 0"
             for name in ("start_timeout_s", "connect_timeout_s", "stall_s")
             if type(value := getattr(self, name)) not in (int, float) or value <= 0
+        ]
+        problems += [
+            f"engine.{name} is {value!r}; it must be a whole number, at least {least}"
+            for name, least in COUNTS.items()
+            if type(value := getattr(self, name)) is not int or value < least
         ]
         if problems:
             raise ConfigError(problems)
@@ -198,6 +204,7 @@ class UpstreamEngine:
             total_blocks=settings.total_blocks,
             max_running=settings.max_running,
             max_batch_tokens=settings.max_batch_tokens,
+            dp_ranks=settings.dp_ranks,
         )
 
     def load(self) -> Load:
@@ -219,7 +226,7 @@ class UpstreamEngine:
         when it cannot be reached, breaks off, or fails.
         """
         path, body = self._body(request)
-        answer = _Answer(request, self.settings.input == "tokens")
+        answer = UpstreamAnswer(request, self.settings.input == "tokens")
         self.running += 1
         ended = failed = False
         try:
@@ -290,6 +297,8 @@ class UpstreamEngine:
         headers = {"content-type": "application/json"}
         if self._names_requests:
             headers["x-request-id"] = request.request_id
+        if self.settings.dp_ranks > 1 and request.dp_rank is not None:
+            headers["x-data-parallel-rank"] = str(request.dp_rank)
         if request.traceparent:
             headers |= {"traceparent": request.traceparent, "tracestate": request.tracestate}
         try:
@@ -302,106 +311,6 @@ class UpstreamEngine:
             if isinstance(error, RequestRefused):
                 raise
             raise EngineFailed(f"{self._url}: {str(error) or type(error).__name__}") from None
-
-
-class _Answer:
-    """One answer as it comes."""
-
-    def __init__(self, request: GenerateRequest, gives_ids: bool) -> None:
-        self._done = len(request.done)
-        self._wants = request.max_tokens != 0
-        self._gives_ids = gives_ids
-        self._logprobs = request.logprobs is not None
-        self.count = 0
-        self.reason: FinishReason | None = None
-        self._usage: dict[str, Any] = {}
-
-    def take(self, event: dict[str, Any]) -> list[Piece]:
-        """Return the pieces of an event. Raises `EngineFailed`, also for one of another shape."""
-        try:
-            return self._take(event)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, RequestRefused):
-                raise
-            raise EngineFailed(f"the upstream's event has another shape: {error}") from None
-
-    def _take(self, event: dict[str, Any]) -> list[Piece]:
-        if error := event.get("error"):
-            raise EngineFailed(f"the upstream says: {str(error)[:TEXT_BYTES]}")
-        usage = event.get("usage")
-        if isinstance(usage, dict):
-            self._usage = usage
-        pieces: list[Piece] = []
-        for choice in event.get("choices") or ():
-            pieces += self._pieces(choice)
-            if (reason := choice.get("finish_reason")) is not None:
-                if reason in BROKEN:
-                    raise EngineFailed(f'the upstream ended the answer with "{reason}"')
-                self.reason = _REASONS.get(reason, FinishReason.STOP)
-        return pieces if self._wants else []
-
-    def _pieces(self, choice: dict[str, Any]) -> list[Piece]:
-        delta = choice.get("delta")
-        if self._gives_ids:
-            ids = choice.get("token_ids")
-            if ids is None and choice.get("text"):
-                raise RequestRefused(
-                    "the upstream gives no token ids (return_token_ids); use input = text", 501
-                )
-            self.count += len(ids or ())
-            return list(ids or ())
-        text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-        if text is not None and not isinstance(text, str):
-            raise TypeError(f"text is {type(text).__name__}")
-        pieces: list[Piece] = []
-        logprobs = choice.get("logprobs") if self._logprobs else None
-        if text or logprobs:  # a token that is part of a character has no text yet
-            self.count += 1
-            pieces += _tokens(text or "", logprobs) if logprobs else [text or ""]
-        if isinstance(delta, dict):
-            others = {
-                k: v for k, v in delta.items() if k not in ("content", "role") and v not in (None, [], "")
-            }
-            if others:
-                pieces.append(Delta(others))
-        return pieces
-
-    def finish(self) -> Finish:
-        """Return the end; the counts are the server's if it gives them."""
-        details = self._usage.get("prompt_tokens_details") or {}
-        prompt = self._usage.get("prompt_tokens") or 0
-        return Finish(
-            reason=self.reason if self._wants and self.reason is not None else FinishReason.LENGTH,
-            prompt_tokens=max(0, prompt - self._done),  # a piece of text is a token, as these servers stream
-            completion_tokens=(self._usage.get("completion_tokens") or self.count) if self._wants else 0,
-            cached_tokens=details.get("cached_tokens") or 0,
-        )
-
-
-_REASONS = {reason.value: reason for reason in FinishReason}
-
-
-def _tokens(text: str, logprobs: dict[str, Any]) -> list[Piece]:
-    """The tokens of a text, from the ``logprobs`` of a chat (``content``) or of a completion (``tokens``)."""
-    tokens: list[Token] = []
-    if isinstance(logprobs.get("tokens"), list):
-        names, values = logprobs["tokens"], logprobs.get("token_logprobs") or ()
-        tops = logprobs.get("top_logprobs") or [None] * len(names)
-        for name, value, top in zip(names, values, tops, strict=False):
-            likeliest = [(-1, str(key), float(one)) for key, one in (top or {}).items()]
-            tokens.append(Token(-1, str(name), float(value or 0.0), likeliest))
-    for entry in logprobs.get("content") or ():
-        likeliest = [_token(top) for top in entry.get("top_logprobs") or ()]
-        tokens.append(Token(*_token(entry), likeliest))
-    if "".join(token.text for token in tokens) != text:  # names of parts of characters: the text counts
-        tokens = [structs.replace(token, text="") for token in tokens]
-        if tokens:
-            tokens[-1] = structs.replace(tokens[-1], text=text)
-    return [*tokens] or ([text] if text else [])
-
-
-def _token(entry: dict[str, Any]) -> tuple[int, str, float]:
-    return -1, str(entry.get("token", "")), float(entry.get("logprob", 0.0))
 
 
 async def _read(response: ClientResponse) -> AsyncIterator[dict[str, Any]]:

@@ -79,9 +79,7 @@ class KvFollower:
         self._view.tells(rank)
         try:
             return self._enter(rank, changes)
-        except (
-            ValueError
-        ) as error:  # another version of callboard, perhaps; the others are followed all the same
+        except ValueError as error:  # of another version, perhaps; the others are followed all the same
             log.warning("what %s says of its cache makes no sense: %s", source.name, error)
             return False
 

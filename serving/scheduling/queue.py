@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -15,19 +14,19 @@ T = TypeVar("T")
 class WaitingQueue(Generic[T]):
     """A bounded priority queue; equal ones in the order in which they came."""
 
-    __slots__ = ("_count", "_gone", "_heap", "_limit", "_policy")
+    __slots__ = ("_count", "_limit", "_policy", "_waiting")
 
     def __init__(self, policy: str, limit: int) -> None:
         self._policy, self._limit = policy, limit
-        self._heap: list[tuple[float, int, T]] = []
-        self._gone: set[int] = set()
+        self._waiting: dict[int, tuple[float, T]] = {}
+        """By ticket, in the order of arrival."""
         self._count = 0
 
     def __repr__(self) -> str:
         return f"<WaitingQueue {self._policy}, {len(self)} of {self._limit}>"
 
     def __len__(self) -> int:
-        return len(self._heap) - len(self._gone)
+        return len(self._waiting)
 
     @property
     def full(self) -> bool:
@@ -44,28 +43,13 @@ class WaitingQueue(Generic[T]):
             else arrived_s - priority
         )
         self._count += 1
-        heappush(self._heap, (key, self._count, item))
+        self._waiting[self._count] = key, item
         return self._count
 
     def leave(self, ticket: int) -> None:
-        """One waits no longer; it must not have been popped."""
-        self._gone.add(ticket)
-        if len(self._gone) > len(self._heap) // 2:
-            self._heap = [entry for entry in self._heap if entry[1] not in self._gone]
-            heapify(self._heap)
-            self._gone.clear()
-
-    def pop(self) -> T | None:
-        """Take out who is first; None if nobody waits."""
-        while self._heap:
-            _, ticket, item = heappop(self._heap)
-            if ticket not in self._gone:
-                return item
-            self._gone.discard(ticket)
-        return None
+        """One waits no longer. Raises `KeyError` for a ticket that has left already."""
+        del self._waiting[ticket]
 
     def in_order(self) -> list[T]:
         """Return all that wait, the first first."""
-        return [
-            item for _, ticket, item in sorted(self._heap, key=lambda e: e[:2]) if ticket not in self._gone
-        ]
+        return [item for _, item in sorted(self._waiting.values(), key=lambda entry: entry[0])]

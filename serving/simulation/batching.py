@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..kv.hashing import HASH_BYTES, block_hashes, lora_seed, pack_hashes, sequence_hashes
+from ..kv.hashing import HASH_BYTES, block_hashes, lora_seed, sequence_hashes
 from .blocks import BlockPool
 
 TOKEN_BYTES = 4
@@ -212,9 +212,3 @@ class Batcher:
         self._give_back(sequence)
         self.waiting.appendleft(sequence)
         self.preemptions += 1
-
-
-def names_of(tokens: bytes, block_size: int, lora: str = "") -> tuple[bytes, bytes]:
-    """Return the packed local and sequence hashes of a prompt."""
-    local = block_hashes(tokens, block_size, lora_seed(lora))
-    return pack_hashes(local), pack_hashes(sequence_hashes(local))

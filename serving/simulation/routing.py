@@ -11,7 +11,7 @@ of each decision; ``oracle, hits only`` sees them too, and cares for nothing but
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
@@ -29,7 +29,7 @@ from ..scheduling.scheduler import Scheduler
 from ..scheduling.settings import RouterSettings
 from .replay import Replay, Replayed, ReplayEngine
 from .settings import SimulatedSettings
-from .trace import Arrival, TraceSettings, make_trace
+from .trace import Arrival, TraceSettings
 
 ROUTINGS: dict[str, dict[str, Any]] = {
     "round-robin": {"mode": "round-robin"},
@@ -194,13 +194,6 @@ def run_routing(name: str, trace: Sequence[Arrival], trial: RoutingTrial) -> tup
     replay = Replay(trace, placement, trial.engine, engines=trial.engines, event_delay_s=trial.event_delay_s)
     replay.run()
     return _result(name, replay), replay
-
-
-def compare_routings(trial: RoutingTrial, names: Sequence[str] = tuple(ROUTINGS)) -> Iterator[RoutingResult]:
-    """Yield the figures of each on the same trace, as they are done."""
-    trace = make_trace(trial.trace)
-    for name in names:
-        yield run_routing(name, trace, trial)[0]
 
 
 def _result(name: str, replay: Replay) -> RoutingResult:

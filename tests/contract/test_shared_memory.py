@@ -303,21 +303,11 @@ def test_an_offer_that_leads_elsewhere_opens_nothing_and_does_not_wait(what, tmp
 @pytest.mark.parametrize(
     "changes",
     [
-        {"pid": 1 << 40},
-        {"pid": -1},
-        {"pid": 0},
-        {"fd": -1},
-        {"fd": 1 << 62},
-        {"slots": 0},
-        {"slots": 1 << 20},
-        {"slots": -4},
-        {"slot_bytes": 0},
-        {"slot_bytes": -(1 << 20)},
-        {"slot_bytes": 1 << 62},
-        {"token": b""},
+        {"pid": 1 << 40}, {"pid": -1}, {"pid": 0}, {"fd": -1}, {"fd": 1 << 62}, {"slots": 0}, {"slots": 1 << 20},
+        {"slots": -4}, {"slot_bytes": 0}, {"slot_bytes": -(1 << 20)}, {"slot_bytes": 1 << 62}, {"token": b""},
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_an_offer_with_senseless_numbers_opens_nothing(changes):
     memory = OwnMemory(256 * KIB, 4)
     try:

@@ -218,6 +218,19 @@ async def test_a_connection_is_used_again() -> None:
         assert len(server.peers) == 1
 
 
+async def test_a_request_names_its_data_parallel_rank_as_vllm_reads_it() -> None:
+    async with serving() as server, engine_at(server.url, dp_ranks=2) as engine:
+        server.parts = [event(choices=[choice(text="x", finish_reason="stop")]) + DONE]
+        assert engine.describe().dp_ranks == 2
+        await pieces(engine, dp_rank=1)
+        await pieces(engine)
+        assert [headers.get("x-data-parallel-rank") for headers in server.headers] == ["1", None]
+    with pytest.raises(ConfigError, match=r"engine\.dp_ranks is 0; it must be a whole number, at least 1"):
+        UpstreamSettings(url="http://127.0.0.1:1", model="m", dp_ranks=0)
+    with pytest.raises(ConfigError, match=r"engine\.block_size is '16'"):
+        UpstreamSettings(url="http://127.0.0.1:1", model="m", block_size="16")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
 async def test_a_worker_that_is_refused_itself_is_a_failed_engine(status: int) -> None:
     async with serving() as server, engine_at(server.url) as engine:

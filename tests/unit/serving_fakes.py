@@ -111,6 +111,11 @@ class FakeComponent:
         self.refs[index] = FakeRef(f"worker.{index}", answer, incarnation)
         self._changed()
 
+    def back(self, index: int, ref: FakeRef) -> None:
+        """The same incarnation is there again."""
+        self.refs[index] = ref
+        self._changed()
+
     def down(self, index: int) -> None:
         """An instance is gone."""
         del self.refs[index]

@@ -23,7 +23,7 @@ def travel(frames, most_bytes, lost=frozenset()):
     return got, number, pieces
 
 
-@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.integers(1, 20))
+@given(st.lists(st.binary(min_size=1, max_size=30), max_size=5), st.integers(1, 20))
 def test_frames_come_whole(frames, room):
     got, _, pieces = travel(frames, HEADER_BYTES + room)
     assert got == frames
@@ -31,7 +31,7 @@ def test_frames_come_whole(frames, room):
 
 
 @given(
-    st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=8, unique=True),
+    st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=5, unique=True),
     st.integers(1, 20),
     st.data(),
 )

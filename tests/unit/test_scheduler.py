@@ -21,7 +21,9 @@ BLOCKS = array("Q", range(1, 9))
 
 def scheduler(told: list[RoutingChange] | None = None, **changes: Any) -> Scheduler:
     made = Scheduler(
-        RouterSettings(**{"mode": "kv"} | changes), Random(5), tell=told.append if told is not None else None
+        RouterSettings(**{"mode": "kv", "prefill_load_scale": 1.0} | changes),
+        Random(5),
+        tell=told.append if told is not None else None,
     )
     for rank in RANKS:
         made.set_rank(rank, RankFacts(total_blocks=100, max_batch_tokens=64))

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from callboard.actors.policy import StopReason
 from callboard.serving.canary import Canary, CanarySettings, suspicion
 from callboard.serving.errors import EngineFailed
 from callboard.serving.options import settings_of
@@ -74,6 +75,9 @@ def test_bad_settings_are_all_named() -> None:
         CanarySettings(stall_s=-1, tokens=0, on_stall="restrat")
     for word in ("canary.stall_s", "canary.tokens", "restart"):
         assert word in str(caught.value)
+    for value in (0, float("nan"), -1):
+        with pytest.raises(ConfigError, match=r"canary\.timeout_s is "):
+            CanarySettings(timeout_s=value)
     with pytest.raises(ConfigError, match="stall_s"):
         settings_of(CanarySettings, {"stal_s": 3}, "canary")
 
@@ -176,3 +180,38 @@ async def test_an_engine_that_ends_without_an_end_does_not_pass(monkeypatch: pyt
     monkeypatch.setattr(made.engine, "generate", generate, raising=False)
     with pytest.raises(EngineFailed, match="ended with"):
         await made._try_engine(4)
+
+
+async def test_a_worker_that_cannot_start_gives_its_engine_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    async def fails() -> None:
+        done.append("loaded")
+        raise RuntimeError("no event plane")
+
+    async def close() -> None:
+        done.append("closed")
+
+    made = worker()
+    monkeypatch.setattr(made._loads, "start", fails)
+    monkeypatch.setattr(made.engine, "close", close)
+    with pytest.raises(RuntimeError, match="no event plane"):
+        await made.on_start()
+    assert done == ["loaded", "closed"]
+
+
+async def test_what_fails_beside_an_engine_does_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    async def fails() -> None:
+        raise RuntimeError("its publisher broke")
+
+    async def close() -> None:
+        closed.append("engine")
+
+    made = worker()
+    monkeypatch.setattr(made._loads, "close", fails)
+    monkeypatch.setattr(made.engine, "close", close)
+    with pytest.raises(RuntimeError, match="its publisher broke"):
+        await made.on_stop(StopReason.COMMANDED)
+    assert closed == ["engine"]

@@ -46,12 +46,12 @@ class Said:
             yield [item]
 
 
-def source(identifier: int, name: str) -> Source:
+def source(identifier: int, name: str, incarnation: int = 1) -> Source:
     return Source(
         topic="routing",
         component=name.split(".", maxsplit=1)[0],
         name=name,
-        incarnation=1,
+        incarnation=incarnation,
         node="n",
         id=identifier,
     )
@@ -211,3 +211,15 @@ async def test_what_workers_say_of_their_load_is_heard_the_latest_last() -> None
     await _loads(cast("Subscription[Loads]", Said(*items)), made)
     assert made.scheduler.busy(Rank(0))
     assert not made.scheduler.busy(Rank(1))
+
+
+async def test_a_late_word_of_a_dead_worker_is_not_its_successor_s() -> None:
+    made = await placer(active_decode_blocks_threshold=0.5)
+    dead, busy = load(0, 90)
+    items: list[Item[Loads]] = [
+        Event(dead, 1, busy),
+        Event(source(5, "worker.0", 2), 1, load(0, 0)[1]),
+        Event(dead, 2, busy),
+    ]
+    await _loads(cast("Subscription[Loads]", Said(*items)), made)
+    assert not made.scheduler.busy(Rank(0))

@@ -94,6 +94,22 @@ async def test_one_that_is_frozen_keeps_nobody_else_from_being_known() -> None:
     await pool.close()
 
 
+async def test_one_that_was_frozen_and_is_up_again_is_asked_anew() -> None:
+    component = FakeComponent(info("a"))
+    frozen = component.refs[0]
+    frozen.holds = asyncio.Event()
+    pool = Pool(component.ref, LOG)
+    starting = asyncio.ensure_future(pool.start())
+    await until(lambda: frozen.asked)
+    component.down(0)
+    component.back(0, frozen)
+    frozen.holds.set()
+    await starting
+    await pool.asked()
+    assert names(pool.serving("a")) == ["worker.0"]
+    await pool.close()
+
+
 async def test_a_pool_that_is_closed_asks_nobody_any_more() -> None:
     component = FakeComponent(info("a"), RuntimeError("not yet"))
     component.refs[0].holds = asyncio.Event()

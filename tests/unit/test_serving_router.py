@@ -53,6 +53,20 @@ async def answer(router: Router, **fields: Any) -> list[Piece]:
     return [piece async for piece in router.generate(request(**fields))]
 
 
+async def test_a_router_that_cannot_start_follows_nobody() -> None:
+    async def subscribe(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no event plane")
+
+    component = FakeComponent(info())
+    router = Router(component.ref)
+    events = SimpleNamespace(plane="memory", subscribe=subscribe)
+    log = logging.getLogger("callboard.tests")
+    router.context = cast("Any", SimpleNamespace(name="router.0", log=log, events=events))
+    with pytest.raises(RuntimeError, match="no event plane"):
+        await router.on_start()
+    assert component._listeners == []
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 async def test_a_request_that_fails_before_its_first_piece_goes_to_another_worker(error: Exception) -> None:
     component, router = await with_workers([error], [["a", "b"], [end(2)]])

@@ -28,7 +28,7 @@ from ..nats_client import close, confirm, connect, host_of, next_message, publis
 from ..nats_subjects import Subjects
 from .base import Answer, EventCapabilities, EventPlaneContext, Frame, Source
 from .errors import LONGEST_WHY, ServerTakesTooLittle, SnapshotFailed, SourceGone
-from .pieces import LEAST_PAYLOAD_BYTES, PIECE, Pieces, cut
+from .pieces import HEADER_BYTES, LEAST_PAYLOAD_BYTES, PIECE, Pieces, cut
 
 ANSWER_S = 5.0
 """Until the next frame of an answer."""
@@ -42,6 +42,7 @@ HEARD_MESSAGES, HEARD_BYTES = 65_536, 64 * 1024 * 1024
 
 RETURN = Backoff(0.05, 2.0)
 QUESTION_BYTES = 64
+WHY_BYTES = min(LONGEST_WHY, LEAST_PAYLOAD_BYTES - HEADER_BYTES)
 WHAT = "Callboard-What"
 NO_RESPONDERS = "503"
 
@@ -268,7 +269,7 @@ class NatsEvents:
                     return
                 await asyncio.sleep(0)
         except SnapshotFailed as problem:
-            self.publish(inbox, problem.why.encode()[:LONGEST_WHY], headers={WHAT: "failed"})
+            self.publish(inbox, problem.why.encode()[:WHY_BYTES], headers={WHAT: "failed"})
         except Exception:
             log.exception("a source could not say its state")
             self.publish(inbox, b"", headers={WHAT: "gone"})
