@@ -271,8 +271,10 @@ class NodeEvents:
     async def close_publisher(self, publisher: EventPublisher) -> None:
         """Close one; idempotent."""
         if self._publishers.pop(publisher, None) is not None:
-            await publisher.close()  # what it sent last goes before the news of its end
-            self._host.sources.end(publisher.source, "its publisher was closed")
+            try:
+                await publisher.close()  # what it sent last goes before the news of its end
+            finally:
+                self._host.sources.end(publisher.source, "its publisher was closed")
 
     async def close_subscription(self, subscription: EventSubscription) -> None:
         """Close one; idempotent."""
@@ -283,19 +285,22 @@ class NodeEvents:
 
     async def close_actor(self, actor: str) -> None:
         """Close what an actor has opened."""
-        for publisher in [publisher for publisher, name in self._publishers.items() if name == actor]:
-            await self.close_publisher(publisher)
-        for subscription in [one for one, (name, _) in self._subscriptions.items() if name == actor]:
-            await self.close_subscription(subscription)
+        await self._close(
+            [publisher for publisher, name in self._publishers.items() if name == actor],
+            [subscription for subscription, (name, _) in self._subscriptions.items() if name == actor],
+        )
 
     async def close(self) -> None:
         """Close everything; idempotent."""
-        for publisher in list(self._publishers):
-            await self.close_publisher(publisher)
-        for subscription in list(self._subscriptions):
-            await self.close_subscription(subscription)
+        await self._close(list(self._publishers), list(self._subscriptions))
         if self._plane is not None:
             await self._plane.close()
+
+    async def _close(self, publishers: list[EventPublisher], subscriptions: list[EventSubscription]) -> None:
+        """At the same time: each may wait for a server that is away."""
+        await asyncio.gather(
+            *map(self.close_publisher, publishers), *map(self.close_subscription, subscriptions)
+        )
 
     def statistics(self) -> dict[str, Any]:
         """Counters of all publishers and subscriptions."""

@@ -172,7 +172,7 @@ class TensorRtEvents:
         changes = self._missing(event.get("event_id"), rank)
         if window > self._window:
             if self._window:  # what was told so far was of a smaller window
-                changes.append(AllCleared(dp_rank=rank))
+                changes = [AllCleared(dp_rank=known) for known in sorted({rank, *self._last})]
             self._window = window
         if data.get("type") == "created" or (window and window < self._window):
             return changes

@@ -106,8 +106,12 @@ class ZmqSource:
         """Begin. Raises `ConfigError` if a socket cannot be used."""
         context = acquire_context()
         self._open = True
-        for rank in self._ranks:
-            rank.start(context)
+        try:
+            for rank in self._ranks:
+                rank.start(context)
+        except ConfigError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Stop; idempotent."""

@@ -15,6 +15,7 @@ import zmq.asyncio
 from callboard.serving.kv.changes import AllCleared, BlocksStored, EngineChange
 from callboard.serving.kv.resident import ResidentBlocks
 from callboard.serving.kv.sources import make_source
+from callboard.transports import zmq_sockets
 from callboard.transports.errors import ConfigError
 
 from .waiting import until
@@ -248,10 +249,22 @@ async def test_without_a_sensible_replay_it_goes_on_with_what_comes(tmp_path: An
             await until(heard)
 
 
+async def test_a_source_of_which_one_socket_cannot_be_used_leaves_none_open(tmp_path: Any) -> None:
+    (tmp_path / "events_dp1").mkdir()
+    options = {"source": "zmq", "endpoint": f"ipc://{tmp_path}/events", "bind": True, "dp_ranks": 2}
+    before = zmq_sockets._users
+    source = make_source(options, lambda changes: None)
+    with pytest.raises(ConfigError, match="events_dp1"):
+        await source.start()
+    assert zmq_sockets._users == before
+    await source.close()
+    assert zmq_sockets._users == before
+
+
 def test_mistakes_are_named() -> None:
     for options, text in (
         ({}, "source is None"),
-        ({"source": "zmq"}, "endpoint is missing"),
+        ({"source": "zmq"}, "needs the key 'endpoint'"),
         ({"source": "zmq", "endpoint": "http://x", "topic": 5}, "topic is 5"),
         ({"source": "zmq", "endpoint": "tcp://x:1", "replays": "x"}, 'did you mean "replay"'),
         ({"source": "trtllm", "url": "x"}, "http://"),

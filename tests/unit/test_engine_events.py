@@ -212,3 +212,16 @@ def test_a_missing_event_of_tensorrt_empties_the_cache_of_that_rank() -> None:
     assert events.gaps == 1
     with pytest.raises(BadEvents):
         events.read({})
+
+
+def test_a_larger_window_of_tensorrt_empties_the_cache_of_every_rank() -> None:
+    """One process has all ranks, and one largest window: what was told of any rank so far was of a smaller one."""
+    events = TensorRtEvents(block_size=2)
+    created = {"type": "created", "num_blocks_per_cache_level": [10, 0]}
+    block = {"block_hash": 1, "tokens": tokens(5, 6), "cache_level": 0}
+    stored = {"type": "stored", "parent_hash": None, "blocks": [block]}
+    for rank in (0, 1):
+        assert events.read(trt(0, stored, window_size=128, attention_dp_rank=rank))
+    found = events.read(trt(1, created, window_size=4096, attention_dp_rank=1))
+    assert found == [AllCleared(dp_rank=0), AllCleared(dp_rank=1)]
+    assert events.read(trt(1, created, window_size=4096)) == []
