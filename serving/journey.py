@@ -38,6 +38,8 @@ class Journey:
     """Those of them that failed."""
     busy: dict[tuple[int, int], float] = field(default_factory=dict)
     """Those of them that are well and had no room, with what `Placer.ended_on` said then; infinite after twice."""
+    retry_after_s: int = 0
+    """The earliest of what busy engines behind workers said; 0 if none said anything."""
     failure: str = ""
     prefilled_by: str = ""
     block_size: int = 0

@@ -11,7 +11,7 @@ from random import Random
 
 from callboard.actors.errors import Overloaded
 
-from .errors import NoWorkers, RequestRefused, UnknownModel
+from .errors import EngineBusy, NoWorkers, RequestRefused, UnknownModel
 from .journey import Journey
 from .kv.view import CacheView
 from .membership import Member, Pool
@@ -223,7 +223,10 @@ class Placer:
         if not fresh:
             if all((m.index, m.incarnation) in journey.busy for m in serving):
                 self.refused += 1
-                raise Overloaded(f"each of {len(serving)} workers is full", actor=self._actor)
+                why = f"each of {len(serving)} workers is full"
+                if journey.retry_after_s:
+                    raise EngineBusy(why, journey.retry_after_s)
+                raise Overloaded(why, actor=self._actor)
             # Nobody else is left: who had no room may have it once more when something has ended there, and those
             # that failed, paced by their inhibition.
             fresh = [m for m in serving if self.ended_on(m) > journey.busy.get((m.index, m.incarnation), inf)]

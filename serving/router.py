@@ -193,6 +193,8 @@ class Router(Actor):
         if isinstance(error, FULL):
             key = (member.index, member.incarnation)
             journey.busy[key] = inf if key in journey.busy else self._decode.ended_on(member)
+        if isinstance(error, EngineBusy):
+            journey.retry_after_s = min(journey.retry_after_s or error.retry_after_s, error.retry_after_s)
         if isinstance(error, LOST):
             journey.lost.add((member.index, member.incarnation))
         # Callers may be told of it, and texts of the runtime and of what is behind an engine may hold addresses.

@@ -11,7 +11,7 @@ import pytest
 
 from callboard.actors.errors import ActorStopped, ActorUnavailable, DeadlineExceeded, MailboxFull, Overloaded
 from callboard.actors.policy import Executed
-from callboard.serving.errors import ContextTooLong, EngineFailed, NoWorkers, WorkersLost
+from callboard.serving.errors import ContextTooLong, EngineBusy, EngineFailed, NoWorkers, WorkersLost
 from callboard.serving.protocol import Finish, FinishReason, Piece, Role, Routed
 from callboard.serving.router import DECISIONS, PREFILL_S, Router
 from callboard.serving.scheduling.settings import RouterSettings
@@ -174,6 +174,13 @@ async def test_when_every_worker_declines_the_router_does() -> None:
     _, router = await with_workers([MailboxFull("full")], [Overloaded("too much")])
     with pytest.raises(Overloaded, match="each of 2 workers is full"):
         await answer(router)
+
+
+async def test_when_engines_say_when_to_come_again_the_earliest_is_passed_on() -> None:
+    _, router = await with_workers([EngineBusy("full", 30)], [EngineBusy("full", 7)], [MailboxFull("full")])
+    with pytest.raises(EngineBusy, match="each of 3 workers is full") as caught:
+        await answer(router)
+    assert caught.value.retry_after_s == 7
 
 
 async def test_a_caller_that_leaves_ends_the_work_and_gives_the_place_back() -> None:
