@@ -19,7 +19,7 @@ import msgspec
 
 from callboard.transports.settings import NetworkSettings
 
-from .control import Channel, DeclareDurable, DirectoryAdd, DirectoryRemove, Message, NodeDown, WireLocation
+from .control import Channel, Message, WireLocation
 from .errors import AdminError, NotRunning
 from .roster import Push, Roster
 from .status import SystemStatus
@@ -107,17 +107,7 @@ class Resolved(Message, frozen=True):
     locations: list[WireLocation]
 
 
-Reply = (
-    StatusReply
-    | Stopping
-    | Failed
-    | Welcome
-    | Resolved
-    | DirectoryAdd
-    | DirectoryRemove
-    | NodeDown
-    | DeclareDurable
-)
+Reply = StatusReply | Stopping | Failed | Welcome | Resolved | Push
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
@@ -297,7 +287,7 @@ class AdminClient:
         return reply
 
     def _received(self, reply: Reply) -> None:
-        if isinstance(reply, DirectoryAdd | DirectoryRemove | NodeDown | DeclareDurable):
+        if isinstance(reply, Push):
             if self._pushed is not None:
                 self._pushed(reply)
             return

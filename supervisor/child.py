@@ -30,7 +30,7 @@ from callboard.transports.errors import CallboardError
 from callboard.transports.settings import NetworkSettings
 
 from . import control, payload
-from .roster import apply
+from .roster import Push, apply
 from .spec import is_reference
 
 NAMES_OF_SPAWN = {"name", "incarnation", "mailbox"}
@@ -172,14 +172,7 @@ class Child:
         match message:
             case control.Ping(number):
                 self._say(control.Pong(number))
-            case (
-                control.DirectoryAdd()
-                | control.DirectoryRemove()
-                | control.NodeDown()
-                | control.SourceAdd()
-                | control.SourceRemove()
-                | control.DeclareDurable()
-            ):
+            case _ if isinstance(message, Push):
                 apply(message, node)
             case control.StartActor(name):
                 self._starting[name] = self._spawn(self._start(message))

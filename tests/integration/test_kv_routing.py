@@ -194,3 +194,16 @@ async def hears_of_prefill(system: System) -> bool:
     """True if the router knows from events what the prefill pool has."""
     seen = await system.ref("router", Router).ask(Router.statistics)
     return bool(seen["events"]["follower of prefill"]["blocks"])
+
+
+async def test_who_connects_from_outside_bears_with_sources_of_events_that_come_and_go(
+    cluster: Cluster,
+) -> None:
+    system = await up(cluster, "tcp", "zmq")
+    async with await System.connect(namespace=system.namespace) as outside:
+        router = outside.ref("router", Router)
+        assert set(await router.ask(Router.load)) == {"worker.0", "worker.1"}
+        await system.kill("worker.0")
+        await system.wait_ready(20)
+        await until(lambda: router.ask(Router.load))
+        assert (await outside.status()).namespace == system.namespace
