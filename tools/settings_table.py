@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields
 
+from callboard.supervisor.spec import Limits, Strategy
 from callboard.transports import nats_settings, settings
 from callboard.transports.nats_settings import NatsSettings
 from callboard.transports.settings import MIB, NetworkSettings
@@ -55,6 +56,24 @@ message and no `repr`.
 
 | field | variable | default | unit | meaning |
 |---|---|---|---|---|
+"""
+
+
+SUPERVISOR = """
+## `[supervisor]`, class `Limits`
+How long things may take, and what else is restarted when something failed. There are no variables for it. In a script:
+`System(limits=Limits(stop_grace_s=60))`, from `callboard.supervisor.spec`.
+
+| field | default | unit | meaning |
+|---|---|---|---|
+"""
+
+ONLY_ONE = "What else is restarted when something failed: nothing. There is no other strategy."
+
+GRACE = """
+`stop_grace_s` is for everything together: requests that run, `on_drain`, `on_stop`, and the end of the processes. What
+is not done by then is cut off. Where answers of an LLM take minutes, it should be as long as the longest of them; a stop
+takes no longer than it needs. `callboard stop --grace SECONDS` is another grace for one stop; a second Ctrl-C kills.
 """
 
 
@@ -106,9 +125,20 @@ def unit_of(name: str) -> str:
     return next((unit for end, unit in units.items() if name.endswith(end)), "")
 
 
+def supervisor() -> Iterator[str]:
+    """The table of ``[supervisor]``: the strategy, and the limits."""
+    yield SUPERVISOR
+    others = [kind for kind in Strategy if kind is not Strategy.ONE_FOR_ONE]
+    assert not others, f"say what {others} mean"
+    yield f"| `strategy` | `{Strategy.ONE_FOR_ONE.value}` |  | {ONLY_ONE} |\n"
+    for field, _, *cells in rows(Limits, {}):
+        yield f"| {' | '.join([field, *cells])} |\n"
+    yield GRACE
+
+
 def page() -> str:
     """The whole page."""
-    lines = [HEAD, NETWORK]
+    lines = [HEAD, *supervisor(), NETWORK]
     for *cells, meaning in rows(NetworkSettings, VARIABLES):
         if cells[0] in ("`request_plane`", "`event_plane`", "`nats`"):  # which have tables of their own
             continue
