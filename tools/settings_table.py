@@ -72,8 +72,9 @@ ONLY_ONE = "What else is restarted when something failed: nothing. There is no o
 
 GRACE = """
 `stop_grace_s` is for everything together: requests that run, `on_drain`, `on_stop`, and the end of the processes. What
-is not done by then is cut off. Where answers of an LLM take minutes, it should be as long as the longest of them; a stop
-takes no longer than it needs. `callboard stop --grace SECONDS` is another grace for one stop; a second Ctrl-C kills.
+is not done by then is cut off. Where answers of an LLM take minutes, it should be as long as the longest of them; a
+stop takes no longer than it needs. `callboard stop --grace SECONDS` is another grace for one stop; a second Ctrl-C
+kills what is left.
 """
 
 
