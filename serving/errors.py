@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from callboard.actors.policy import Executed
 from callboard.transports.errors import CallboardError, did_you_mean
 
 
@@ -75,6 +76,16 @@ class PortTaken(ServingError):
         return type(self), (self.host, self.port, self.why)
 
 
+class EmptyPrompt(ServingError, ValueError):
+    """There is nothing that an answer could follow."""
+
+    def __init__(self) -> None:
+        super().__init__("the prompt has 0 tokens; it must have at least 1")
+
+    def __reduce__(self) -> tuple[type[EmptyPrompt], tuple[()]]:
+        return type(self), ()
+
+
 class ContextTooLong(ServingError, ValueError):
     """The prompt leaves no room for an answer."""
 
@@ -125,14 +136,20 @@ class EngineFailed(ServingError):
         return type(self), (self.why,)
 
 
+class EngineAway(EngineFailed):
+    """The engine behind a worker cannot be reached: nothing of the request was run."""
+
+    executed = Executed.NEVER
+
+
 class WorkersLost(ServingError):
     """Several workers in a row failed while they had the request, before they gave a piece; it may be its fault."""
 
     def __init__(self, count: int, why: str) -> None:
         self.count, self.why = count, why
         super().__init__(
-            f"{count} workers in a row failed while they had this request, which may be its fault (migration_limit);"
-            f" the last: {why}"
+            f"{count} times in a row a worker failed while it had this request, which may be its fault"
+            f" (migration_limit); the last: {why}"
         )
 
     def __reduce__(self) -> tuple[type[WorkersLost], tuple[int, str]]:

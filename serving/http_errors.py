@@ -20,6 +20,7 @@ from callboard.transports.errors import TooLarge
 from .errors import (
     BadTokenizer,
     ContextTooLong,
+    EmptyPrompt,
     EngineBusy,
     EngineFailed,
     NoWorkers,
@@ -96,6 +97,8 @@ def as_http_error(error: Exception) -> HttpError:
             return error
         case UnknownModel():
             return HttpError(404, str(error), code="model_not_found", param="model")
+        case EmptyPrompt():
+            return HttpError(400, str(error), code="empty_prompt", param="prompt")
         case ContextTooLong():
             return HttpError(400, str(error), code="context_length_exceeded")
         case NoWorkers():
@@ -108,7 +111,7 @@ def as_http_error(error: Exception) -> HttpError:
         case BadTokenizer():
             return HttpError(500, "the tokenizer of this model cannot be used", code="internal_error")
         case WorkersLost():
-            text = f"{error.count} workers in a row failed while they had this request"
+            text = f"{error.count} times in a row a worker failed while it had this request"
             return HttpError(500, text, code="workers_lost")
         case OtherTokenizer():
             return HttpError(503, str(error), code="other_tokenizer", retry_after_s=1)

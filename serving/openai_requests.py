@@ -75,7 +75,9 @@ PASSED = (
     "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos", "stop_token_ids",
     "skip_special_tokens", "spaces_between_special_tokens", "chat_template_kwargs", "guided_json", "guided_regex",
     "guided_choice", "guided_grammar", "structured_outputs", "bad_words", "include_stop_str_in_output",
-    "repeat_penalty", "repeat_last_n", "grammar",
+    "repeat_penalty", "repeat_last_n", "grammar", "include_reasoning", "cache_salt", "prompt_logprobs",
+    "use_beam_search", "kv_transfer_params", "vllm_xargs", "regex", "ebnf", "json_schema", "lora_path", "thinking",
+    "options", "keep_alive", "cache_prompt", "separate_reasoning", "typical_p",
 )  # fmt: skip
 """Fields that are the engine's affair: they are passed on, if its kind takes any (``ModelInfo.takes_extra``)."""
 
@@ -201,18 +203,18 @@ class Fields:
             self.wrong(name, f"is {show(value)}; it must be true or false", "invalid_type")
         return value is True
 
-    def number(self, name: str, low: float, high: float, default: float) -> float:
+    def number(self, name: str, low: float, high: float) -> float | None:
         """Return a number from ``low`` to ``high``."""
         value = self.take(name)
         if value is None:
-            return default
+            return None
         if type(value) not in (int, float):
             self.wrong(name, f"is {show(value)}; it must be a number", "invalid_type")
         elif not low <= value <= high:
             self.wrong(name, f"is {show(value)}; it must be from {low:g} to {high:g}")
         else:
             return float(value)
-        return default
+        return None
 
     def whole(self, name: str, low: int, high: int) -> int | None:
         """Return a whole number from ``low`` to ``high``."""
@@ -284,10 +286,10 @@ def _asked(
     stream = fields.flag("stream")
     include_usage = _stream_options(fields, stream)
     stop = _stop(fields)
-    temperature = fields.number("temperature", 0, 2, 1.0)
-    top_p = fields.number("top_p", 0, 1, 1.0)
-    frequency_penalty = fields.number("frequency_penalty", -2, 2, 0.0)
-    presence_penalty = fields.number("presence_penalty", -2, 2, 0.0)
+    temperature = fields.number("temperature", 0, 2)
+    top_p = fields.number("top_p", 0, 1)
+    frequency_penalty = fields.number("frequency_penalty", -2, 2) or 0.0
+    presence_penalty = fields.number("presence_penalty", -2, 2) or 0.0
     seed = fields.whole("seed", -INT64 - 1, INT64)
     choices = fields.whole("n", 1, CHOICES) or 1
     extra = fields.passed(PASSED, unsupported)

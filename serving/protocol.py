@@ -123,8 +123,9 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     """How many are wanted after ``done``; None: as many as the engine gives by itself."""
     stop: list[str] = []
     """The generation ends before the first of these texts."""
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float | None = None
+    """None, here and below: as the engine, or the model's own configuration, has it."""
+    top_p: float | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = None

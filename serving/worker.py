@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from msgspec.structs import replace
 
 from callboard.actors.actor import Actor, idempotent, interleave
+from callboard.actors.directory import split_name
 from callboard.actors.policy import StopReason
 
 from .canary import Canary, CanarySettings
@@ -17,7 +18,7 @@ from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, OtherTokenizer, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
 from .kv.sources import make_source
-from .options import settings_of
+from .options import options_of_instance, settings_of
 from .protocol import Finish, GenerateRequest, Input, Load, ModelInfo, Piece, Role
 
 
@@ -27,6 +28,7 @@ class Worker(Actor):
     How many requests run at once is the engine's affair; the actor takes up to ``concurrency`` of them.
     ``canary`` says how the engine's health is judged, see `CanarySettings`; an empty one looks at what runs only.
     ``kv_events`` says where the engine tells what is in its cache, if not to its adapter: see `make_source`.
+    ``instances`` has an entry for each replica: what its ``engine`` and ``kv_events`` say besides, such as a ``url``.
     """
 
     concurrency = 1024
@@ -36,8 +38,11 @@ class Worker(Actor):
         engine: Mapping[str, Any],
         canary: Mapping[str, Any] | None = None,
         kv_events: Mapping[str, Any] | None = None,
+        instances: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.engine = make_engine(engine)
+        index = split_name(self.context.name)[1] or 0
+        self.engine = make_engine(options_of_instance(engine, instances, index, "engine") or {})
+        kv_events = options_of_instance(kv_events, instances, index, "kv_events")
         self._canary = Canary(
             settings_of(CanarySettings, canary or {}, "canary"), self._try_engine, self._sick
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..errors import ContextTooLong, WrongRole
+from ..errors import ContextTooLong, EmptyPrompt, WrongRole
 from ..kv.changes import EngineChange, no_changes
 from ..kv.hashing import unpack
 from ..kv.words import word_id, word_ids
@@ -213,6 +213,9 @@ class SimulatedEngine:
             lora=request.lora,
             transferred=request.handover is not None,
         )
+        if not sequence.tokens:
+            self.failed += 1
+            raise EmptyPrompt
         if not rank.batcher.fits(len(sequence) + limit):
             self.failed += 1
             raise ContextTooLong(len(sequence), self.settings.blocks * self.settings.block_size)

@@ -19,7 +19,7 @@ from typing import Any
 
 from callboard.transports.errors import ConfigError
 
-from ..errors import ContextTooLong, EngineFailed, MissingServingExtra, RequestRefused
+from ..errors import ContextTooLong, EmptyPrompt, EngineFailed, MissingServingExtra, RequestRefused
 from ..kv.hashing import unpack
 from ..protocol import Finish, FinishReason, GenerateRequest, Input, Load, ModelInfo, Piece, Token
 
@@ -149,13 +149,16 @@ class TransformersEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         """Yield ids, then a `Finish`.
 
-        Raises `ContextTooLong`, `RequestRefused` for an id that the model does not have, and `EngineFailed` if the
-        computation fails.
+        Raises `EmptyPrompt`, `ContextTooLong`, `RequestRefused` for an id that the model does not have, and
+        `EngineFailed` if the computation fails.
         """
         prompt = list(unpack(request.tokens))
         ids = prompt + [piece for piece in request.done if isinstance(piece, int)]
         room = self._context_tokens - len(ids)
-        if room < 1 or not ids:
+        if not ids:
+            self.failed += 1
+            raise EmptyPrompt
+        if room < 1:
             self.failed += 1
             raise ContextTooLong(len(ids), self._context_tokens)
         if (largest := max(ids)) >= self._vocabulary:
@@ -269,10 +272,11 @@ class TransformersEngine:
             if answer:
                 counts = torch.bincount(torch.tensor(answer), minlength=len(logits))[: len(logits)]
                 logits = logits - request.frequency_penalty * counts - request.presence_penalty * (counts > 0)
-        if request.temperature <= 0:
+        temperature = 1.0 if request.temperature is None else request.temperature
+        if temperature <= 0:
             return int(torch.argmax(logits))
-        probabilities = torch.softmax(logits / request.temperature, -1)
-        if request.top_p < 1:
+        probabilities = torch.softmax(logits / temperature, -1)
+        if request.top_p is not None and request.top_p < 1:
             ordered, order = torch.sort(probabilities, descending=True)
             beyond = torch.cumsum(ordered, -1) - ordered >= max(request.top_p, math.ulp(1.0))
             probabilities[order[beyond]] = 0.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -22,7 +23,7 @@ import orjson
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
-from ..errors import EngineBusy, EngineFailed, MissingServingExtra, RequestRefused
+from ..errors import EngineAway, EngineBusy, EngineFailed, MissingServingExtra, RequestRefused
 from ..kv.hashing import unpack
 from ..protocol import GenerateRequest, Input, Load, ModelInfo, Piece
 from .upstream_answer import TEXT_BYTES, UpstreamAnswer
@@ -42,6 +43,10 @@ BUSY = (429, 503, 529)
 MISPLACED = (401, 403, 404, 405)
 """The worker's key, model or address is wrong, which is no fault of the request."""
 AGAIN_S = 0.25
+TELL_S = 3.0
+"""How long a server may come up before its silence is told."""
+
+log = logging.getLogger("callboard.serving")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +166,8 @@ class UpstreamEngine:
             self._context_tokens = said if type(said) is int and said > 0 else 131_072
 
     async def _wait_for_models(self) -> list[dict[str, Any]]:
-        until_s, why = time.monotonic() + self.settings.start_timeout_s, ""
+        begun_s, why, is_told = time.monotonic(), "", False
+        until_s, tell_s = begun_s + self.settings.start_timeout_s, begun_s + TELL_S
         assert self._session is not None
         while True:
             headers = {"x-request-id": "callboard-start"} if self._names_requests else {}
@@ -178,6 +184,9 @@ class UpstreamEngine:
                         raise EngineFailed(f"{self._url} wants another key ({why}): set engine.api_key_env")
             except _failures() as error:
                 why = str(error) or type(error).__name__
+            if not is_told and time.monotonic() >= tell_s:
+                is_told = True
+                log.warning("%s does not answer yet (%s); it has %g s", self._url, why, until_s - tell_s)
             if time.monotonic() >= until_s:
                 limit = self.settings.start_timeout_s
                 raise EngineFailed(f"{self._url}/v1/models did not answer in {limit:g} s: {why}")
@@ -266,6 +275,10 @@ class UpstreamEngine:
             "seed": request.seed,
         }
         if self.settings.input == "tokens":
+            if request.extra.get("tools"):
+                raise RequestRefused(
+                    "tools need a worker with input = text: with token ids the server does not look for calls of tools"
+                )
             ids = unpack(request.tokens)
             ids.extend(piece for piece in request.done if isinstance(piece, int))
             body |= {"prompt": ids.tolist(), "return_token_ids": True, "logprobs": request.logprobs}
@@ -310,6 +323,8 @@ class UpstreamEngine:
         except _failures() as error:
             if isinstance(error, RequestRefused):
                 raise
+            if _is_away(error):
+                raise EngineAway(f"{self._url} cannot be reached: {error}") from None
             raise EngineFailed(f"{self._url}: {str(error) or type(error).__name__}") from None
 
 
@@ -345,6 +360,13 @@ async def _judged(response: ClientResponse) -> Exception:
     if response.status >= 500:
         return EngineFailed(why)
     return RequestRefused(why, response.status)
+
+
+def _is_away(error: Exception) -> bool:
+    """True if there never was a connection."""
+    from aiohttp import ClientConnectorError, ConnectionTimeoutError
+
+    return isinstance(error, ClientConnectorError | ConnectionTimeoutError)
 
 
 def _failures() -> tuple[type[Exception], ...]:

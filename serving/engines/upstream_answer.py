@@ -11,6 +11,8 @@ from ..protocol import Delta, Finish, FinishReason, GenerateRequest, Piece, Toke
 
 BROKEN = ("abort", "error")
 """What vLLM and SGLang call an end that nobody asked for."""
+FAULTS = (400, 413, 422)
+"""Of an error that begins a stream, as vLLM sends it under HTTP 200: the request is wrong, not the engine."""
 TEXT_BYTES = 500
 """Of an upstream's error that is passed on."""
 
@@ -38,6 +40,9 @@ class UpstreamAnswer:
 
     def _take(self, event: dict[str, Any]) -> list[Piece]:
         if error := event.get("error"):
+            code = error.get("code") if isinstance(error, dict) else None
+            if type(code) is int and code in FAULTS and not self.count:
+                raise RequestRefused(f"the upstream says: {str(error.get('message'))[:TEXT_BYTES]}", code)
             raise EngineFailed(f"the upstream says: {str(error)[:TEXT_BYTES]}")
         usage = event.get("usage")
         if isinstance(usage, dict):

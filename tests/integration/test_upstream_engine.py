@@ -11,8 +11,9 @@ import orjson
 import pytest
 from aiohttp import web
 
+from callboard.actors.policy import Executed
 from callboard.serving.engines.upstream import UpstreamEngine, UpstreamSettings
-from callboard.serving.errors import EngineBusy, EngineFailed, RequestRefused
+from callboard.serving.errors import EngineAway, EngineBusy, EngineFailed, RequestRefused
 from callboard.serving.protocol import Delta, Finish, FinishReason, GenerateRequest, Message, Token
 from callboard.testing.cluster import Cluster
 from callboard.transports.errors import ConfigError
@@ -210,6 +211,37 @@ async def test_tokens_that_are_parts_of_a_character_are_kept() -> None:
         assert finish.completion_tokens == 2
 
 
+async def test_an_error_that_begins_a_stream_and_blames_the_request_is_the_clients() -> None:
+    async with serving() as server, engine_at(server.url) as engine:
+        server.parts = [event(error={"message": "Token id 99999 is out of vocabulary", "code": 400}) + DONE]
+        with pytest.raises(RequestRefused, match="out of vocabulary") as caught:
+            await pieces(engine)
+        assert caught.value.status == 400
+        server.parts = [event(choices=[choice(text="x")]) + event(error={"message": "?", "code": 400}) + DONE]
+        with pytest.raises(EngineFailed):
+            await pieces(engine)
+
+
+async def test_a_server_that_is_not_there_has_run_nothing() -> None:
+    async with serving() as server, engine_at(server.url) as engine:
+        engine._url = "http://127.0.0.1:1"
+        with pytest.raises(EngineAway, match="cannot be reached") as caught:
+            await pieces(engine)
+        assert caught.value.executed is Executed.NEVER
+
+
+async def test_what_a_client_has_not_set_is_not_sent(tmp_path: Any) -> None:
+    async with serving() as server, engine_at(server.url) as engine:
+        server.parts = [event(choices=[choice(text="x", finish_reason="stop")]) + DONE]
+        await pieces(engine)
+        await pieces(engine, temperature=0.0, top_p=0.5)
+        assert not {"temperature", "top_p"} & set(server.asked[0])
+        assert (server.asked[1]["temperature"], server.asked[1]["top_p"]) == (0.0, 0.5)
+    async with serving() as server, engine_at(server.url, input="tokens", tokenizer=str(tmp_path)) as engine:
+        with pytest.raises(RequestRefused, match="tools need a worker with input = text"):
+            await pieces(engine, prompt="", tokens=b"\x01\0\0\0", extra={"tools": [{}]})
+
+
 async def test_a_connection_is_used_again() -> None:
     async with serving() as server, engine_at(server.url) as engine:
         server.parts = [event(choices=[choice(text="x", finish_reason="stop")], error=None) + DONE]
@@ -337,6 +369,21 @@ async def test_the_context_is_what_llama_cpp_says(says: dict[str, Any], context_
         server.model = {"id": "theirs", **says}
         async with engine_at(server.url) as engine:
             assert engine.describe().context_tokens == context_tokens
+
+
+async def test_each_replica_has_a_server_of_its_own(cluster: Cluster) -> None:
+    async with serving() as one, serving() as other:
+        one.parts = [event(choices=[choice(text="one", finish_reason="stop")]) + DONE]
+        other.parts = [event(choices=[choice(text="other", finish_reason="stop")]) + DONE]
+        engine = '{ kind = "openai", model = "front" }'
+        servers = f'[{{ engine = {{ url = "{one.url}" }} }}, {{ engine = {{ url = "{other.url}" }} }}]'
+        text = config(workers=2, engine=engine).replace(
+            "engine = {", f"instances = {servers}, engine = {{", 1
+        )
+        system = await cluster.up(text, plane="tcp")
+        async with client_of(system) as client:
+            answers = [await client.completions.create(model="front", prompt="x") for _ in range(4)]
+        assert sorted(answer.choices[0].text for answer in answers) == ["one", "one", "other", "other"]
 
 
 async def test_one_callboard_behind_another_answers_the_same(cluster: Cluster) -> None:

@@ -57,7 +57,7 @@ def test_a_chat_is_understood_with_all_that_shapes_its_answer():
 def test_what_is_not_given_has_the_defaults_of_openai():
     request = chat().request
     assert (request.max_tokens, request.stop, request.seed) == (None, [], None)
-    assert (request.temperature, request.top_p) == (1.0, 1.0)
+    assert (request.temperature, request.top_p) == (None, None)
     assert (chat().stream, chat().include_usage) == (False, False)
     assert completion().request.max_tokens == COMPLETION_TOKENS
 

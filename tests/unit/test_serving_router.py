@@ -11,7 +11,14 @@ import pytest
 
 from callboard.actors.errors import ActorStopped, ActorUnavailable, DeadlineExceeded, MailboxFull, Overloaded
 from callboard.actors.policy import Executed
-from callboard.serving.errors import ContextTooLong, EngineBusy, EngineFailed, NoWorkers, WorkersLost
+from callboard.serving.errors import (
+    ContextTooLong,
+    EngineAway,
+    EngineBusy,
+    EngineFailed,
+    NoWorkers,
+    WorkersLost,
+)
 from callboard.serving.protocol import Finish, FinishReason, Piece, Role, Routed
 from callboard.serving.router import DECISIONS, PREFILL_S, Router
 from callboard.serving.scheduling.settings import RouterSettings
@@ -128,7 +135,7 @@ async def test_an_error_of_the_request_goes_to_its_caller_at_once(error: Excepti
 
 async def test_a_request_that_kills_workers_gets_few_of_them() -> None:
     component, router = await with_workers(*([DEAD] for _ in range(8)), migration_limit=3)
-    with pytest.raises(WorkersLost, match="4 workers in a row"):
+    with pytest.raises(WorkersLost, match="4 times in a row a worker"):
         await answer(router)
     assert sum(len(ref.got) for ref in component.refs.values()) == 4
 
@@ -148,6 +155,12 @@ async def test_the_only_worker_may_have_it_again_when_it_is_well() -> None:
 async def test_when_nobody_becomes_well_the_reason_is_said() -> None:
     _, router = await with_workers([AWAY])
     with pytest.raises(NoWorkers, match=r"failed lately .* ActorUnavailable$"):
+        await answer(router)
+
+
+async def test_an_engine_that_cannot_be_reached_has_not_had_the_request() -> None:
+    _, router = await with_workers([EngineAway("refused")] * 9, migration_limit=1)
+    with pytest.raises(NoWorkers, match="failed lately"):
         await answer(router)
 
 
@@ -294,7 +307,7 @@ async def test_the_rest_of_an_answer_is_not_computed_by_the_prefill_pool() -> No
 async def test_a_prompt_that_kills_prefill_workers_gets_few_of_them_and_one_decode_worker() -> None:
     decode, prefill, router = await apart(*([DEAD] for _ in range(8)), migration_limit=2)
     decode.refs[0].plays = [[DEAD]]
-    with pytest.raises(WorkersLost, match="3 workers in a row"):
+    with pytest.raises(WorkersLost, match="3 times in a row a worker"):
         await answer(router, prompt=LONG)
     assert sum(len(ref.got) for ref in prefill.refs.values()) == 2
     assert len(decode.refs[0].got) == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from callboard.serving.engines.base import Engine, EventingEngine, HandoverEngine, TruthfulEngine
 from callboard.serving.engines.simulated import SimulatedEngine
-from callboard.serving.errors import ContextTooLong, WrongRole
+from callboard.serving.errors import ContextTooLong, EmptyPrompt, WrongRole
 from callboard.serving.kv.changes import BlocksRemoved, BlocksStored, EngineChange
 from callboard.serving.kv.hashing import block_hashes, pack, sequence_hashes
 from callboard.serving.kv.words import word_ids
@@ -176,6 +176,14 @@ async def test_more_requests_than_run_at_once_wait_their_turn() -> None:
 async def test_a_prompt_that_never_fits_is_refused() -> None:
     with pytest.raises(ContextTooLong, match="holds 32"):
         await answer(engine(blocks=8, block_size=4), max_tokens=4)
+
+
+@pytest.mark.parametrize("prompt", ["", " "])
+async def test_a_prompt_of_nothing_is_refused(prompt: str) -> None:
+    made = engine(blocks=8, block_size=4)
+    with pytest.raises(EmptyPrompt, match="it must have at least 1"):
+        await answer(made, prompt=prompt, max_tokens=4)
+    assert len((await answer(made, prompt="x", max_tokens=4))[0]) == 4
 
 
 async def test_a_handed_over_prompt_gives_the_same_answer() -> None:
