@@ -48,7 +48,9 @@ def with_hints(request: GenerateRequest, headers: Mapping[bytes, bytes]) -> Gene
     ):
         value = _first(headers, name)
         if value:
-            changes[field] = _whole(name[0], value, low)
+            # `x-callboard-worker` of an answer names an instance: what it says may come back as it is.
+            number = value.rpartition(b".")[2] if name is WORKER else value
+            changes[field] = _whole(name[0], number, low)
     if _TRACE.fullmatch(headers.get(TRACEPARENT, b"")):
         version_and_id, flags = headers[TRACEPARENT][:35].decode(), headers[TRACEPARENT][53:55].decode()
         changes["traceparent"] = f"{version_and_id}-{random.getrandbits(64) or 1:016x}-{flags}"

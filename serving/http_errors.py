@@ -118,7 +118,7 @@ def as_http_error(error: Exception) -> HttpError:
         case RequestRefused():
             return HttpError(error.status, str(error), code="request_refused")
         case MailboxFull() | Overloaded():
-            return HttpError(OVERLOADED, f"overloaded: {error}", code="overloaded", retry_after_s=1)
+            return HttpError(OVERLOADED, f"overloaded: {error.why}", code="overloaded", retry_after_s=1)
         case ActorUnavailable() | ActorStopped() if error.items:
             text = f"the answer was cut off: {error.actor} went away"
             return HttpError(503, text, code="worker_lost", retry_after_s=1)

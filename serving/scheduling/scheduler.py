@@ -85,7 +85,9 @@ class Scheduler:
         if demand.pinned is not None:
             return self._place_pinned(demand, demand.pinned, eligible, overlaps)
         if self.settings.mode == "direct":
-            return Refusal('the router\'s mode is "direct": the request must name its worker')
+            return Refusal(
+                'the router\'s mode is "direct": the request must name its worker (over HTTP: x-callboard-worker-id)'
+            )
         candidates = self._with_room(eligible)
         if isinstance(candidates, Refusal):
             return candidates
