@@ -51,6 +51,8 @@ CHAT_UNSUPPORTED: Neutral = {
 }
 """Fields that this server knows and cannot honour, with the values that ask for nothing."""
 
+OF_TOOLS = ("tool_choice", "parallel_tool_calls")
+
 COMPLETION_UNSUPPORTED: Neutral = {
     "best_of": (1,),
     "echo": (False,),
@@ -234,7 +236,9 @@ class Fields:
         found = {}
         for name in names:
             value = self.members.get(name)
-            if value is not None and not any(_same(value, one) for one in neutral.get(name, ())):
+            # With tools, that none may be called asks for something.
+            values = () if name in OF_TOOLS and self.members.get("tools") else neutral.get(name, ())
+            if value is not None and not any(_same(value, one) for one in values):
                 found[name] = value
                 self._taken.add(name)
         return found

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from callboard.serving.openai_requests import PASSED
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(path.name for path in ROOT.glob("*.md"))
 
@@ -145,3 +147,8 @@ def test_the_table_of_settings_names_every_setting_and_every_variable():
     variables = {*settings.VARIABLES, *nats_settings.VARIABLES}
     variables |= {"DYN_REQUEST_PLANE", "DYN_EVENT_PLANE", "DYN_NAMESPACE"}
     assert [name for name in variables if f"| `{name}` |" not in page] == []
+
+
+def test_the_page_of_the_frontend_lists_the_fields_that_are_passed_on():
+    (listed,) = (block for block in blocks("docs/frontend.md", "text") if block.startswith("tools,"))
+    assert sorted(name.strip() for name in listed.split(",")) == sorted(PASSED)

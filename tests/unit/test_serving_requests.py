@@ -254,6 +254,8 @@ def test_what_only_an_engine_understands_is_kept_for_it():
         chat(tools=[], tool_choice="none", logit_bias={}, response_format={"type": "text"}).request.extra
         == {}
     )
+    forbidden = {"tools": [{"type": "function"}], "tool_choice": "none", "parallel_tool_calls": False}
+    assert chat(**forbidden).request.extra == forbidden
 
 
 def test_calls_of_tools_and_their_answers_keep_what_belongs_to_them():
