@@ -19,7 +19,7 @@ import pytest
 
 from callboard.supervisor.guardian import VARIABLE, sweep_until_empty
 
-from .leaks import Snapshot, look, settled
+from .leaks import Snapshot, look, look_before, settled
 
 if TYPE_CHECKING:
     from callboard.supervisor.spec import Config
@@ -211,7 +211,7 @@ def _guarded(
 ) -> Callable[..., Awaitable[None]]:
     @functools.wraps(function)
     async def guarded(*args: Any, **kwargs: Any) -> None:
-        before = look(token=cluster.token, directory=cluster.directory)
+        before = look_before(token=cluster.token, directory=cluster.directory)
         try:
             await function(*args, **kwargs)
         except BaseException:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from ..leaks import look, settled
+from ..leaks import look, look_before, settled
 from .actors.pairs import LOCAL, Pair
 from .network import Nodes
 from .rig import Rig
@@ -86,7 +86,7 @@ def _guarded(item: pytest.Function, made: _Made) -> Iterator[None]:
     @functools.wraps(function)
     async def run(*args: Any, **kwargs: Any) -> None:
         await rig.start()
-        before = look(directory=rig.directory)
+        before = look_before(directory=rig.directory)
         try:
             await made.start()
             await function(*args, **kwargs)
