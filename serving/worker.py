@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.policy import StopReason
 
-from .canary import Canary, CanarySettings
-from .engines import make_engine
+from .canary import Canary, canary_settings
+from .engines import engine_settings, make_engine
 from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, OtherTokenizer, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
-from .kv.sources import make_source
-from .options import settings_of
+from .kv.sources import make_source, source_settings
+from .options import check_all
 from .protocol import Finish, GenerateRequest, Input, Load, ModelInfo, Piece, Role
 
 
@@ -38,13 +38,22 @@ class Worker(Actor):
         kv_events: Mapping[str, Any] | None = None,
     ) -> None:
         self.engine = make_engine(engine)
-        self._canary = Canary(
-            settings_of(CanarySettings, canary or {}, "canary"), self._try_engine, self._sick
-        )
+        self._canary = Canary(canary_settings(canary), self._try_engine, self._sick)
         self._kv = KvPublisher(self.context.events)
-        self._source = make_source(kv_events, self._kv.changed) if kv_events else None
+        self._source = None if kv_events in (None, {}) else make_source(kv_events, self._kv.changed)
         self._loads = LoadPublisher(self.context.events, lambda: self.engine.load().ranks)
         self._model = self._tokenizer = ""
+
+    @classmethod
+    def check_args(
+        cls, *, engine: Any = None, canary: Any = None, kv_events: Any = None, **others: Any
+    ) -> None:
+        """Check what the constructor would, without it. Raises `ConfigError` with every problem."""
+        check_all(
+            lambda: engine is None or engine_settings(engine),
+            lambda: canary_settings(canary),
+            lambda: kv_events in (None, {}) or source_settings(kv_events),
+        )
 
     async def on_start(self) -> None:
         """Load the model."""

@@ -45,7 +45,7 @@ class TransformersSettings:
             for name in ("threads", "max_running", "answer_tokens")
             if type(value := getattr(self, name)) is not int or value < 1
         ]
-        if not Path(self.path, "config.json").exists():
+        if not isinstance(self.path, str) or not Path(self.path, "config.json").exists():
             problems.append(f'engine.path is "{self.path}"; there is no config.json in it')
         if problems:
             raise ConfigError(problems)
