@@ -97,7 +97,7 @@ class UpstreamSettings:
         problems += [
             f"engine.{name} is {value!r}; it must be a number above 0"
             for name in ("start_timeout_s", "connect_timeout_s", "stall_s")
-            if type(value := getattr(self, name)) not in (int, float) or value <= 0
+            if type(value := getattr(self, name)) not in (int, float) or not value > 0
         ]
         problems += [
             f"engine.{name} is {value!r}; it must be a whole number, at least {least}"

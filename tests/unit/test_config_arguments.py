@@ -182,8 +182,12 @@ def test_the_example_is_right(problems_of: Problems) -> None:
         (ENGINE, '"simulated"', ["worker.args.engine: engine is 'simulated'; it must be a table, such as { kind"]),
         (ENGINE, '{ kind = "nowhere:E" }', ["engine.kind is 'nowhere:E', which cannot be loaded: ModuleNotFoundError"]),
         (ENGINE, "{ kind = 3 }", ["engine.kind is missing"]),
-        (ENGINE, '{ kind = "openai", url = "x", model = 3 }', ['engine.url is "x"', "engine.model is 3"]),
-        (ENGINE, '{ kind = "transformers", path = 3, model = "x" }', ["engine.path is", ]),
+        (
+            ENGINE,
+            '{ kind = "openai", url = "x", model = 3, stall_s = nan }',
+            ["engine.stall_s is nan", 'engine.url is "x"', "engine.model is 3"],
+        ),
+        (ENGINE, '{ kind = "transformers", path = 3, model = "x" }', ["engine.path is"]),
         (
             ENGINE,
             '{ kind = "simulated", blocks = -1, block = 3 }',
@@ -206,6 +210,16 @@ def test_the_example_is_right(problems_of: Problems) -> None:
         (ENGINE, ENGINE + ", kv_events = { source = [] }", ["kv_events.source is []"]),
         (ENGINE, ENGINE + ", kv_events = true", ["kv_events is True; it must be a table"]),
         (ENGINE, ENGINE + ', kv_events = { source = "zmq", topic = 3 }', ["kv_events needs the key 'endpoint'"]),
+        (
+            ENGINE,
+            '{ kind = "simulated", seed = "x", tokenizer = 3, transfer_gb_per_s = nan }',
+            ["engine.seed is 'x'", "engine.tokenizer is 3", "engine.transfer_gb_per_s is nan"],
+        ),
+        (
+            ENGINE,
+            ENGINE + ', kv_events = { source = "zmq", endpoint = 0, replay = false }',
+            ['args.kv_events.endpoint: kv_events.endpoint is "0"', 'kv_events.replay is "False"'],
+        ),
         # all three tables in one run
         (
             ENGINE,
