@@ -196,6 +196,9 @@ class Actor:
     ``async def`` and plain methods are asked or told, generators are streamed. One message is handled at
     a time unless ``concurrency`` says otherwise. A plain method runs on the event loop: mark it `blocking`
     if it takes longer than a moment.
+
+    A class may have a classmethod ``check_args(cls, **args) -> None``, which raises `ConfigError` with every problem
+    of the arguments that a config file has for its constructor; ``check`` and ``up`` call it before anything starts.
     """
 
     concurrency: ClassVar[int] = 1

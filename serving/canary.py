@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
+from typing import Any
 
 from callboard.transports.errors import ConfigError, did_you_mean
+
+from .options import settings_of, table
 
 log = logging.getLogger("callboard.serving")
 
@@ -48,6 +51,13 @@ class CanarySettings:
             problems.append(f'canary.on_stall is "{self.on_stall}"; it must be one of restart, report{near}')
         if problems:
             raise ConfigError(problems)
+
+
+def canary_settings(options: Mapping[str, Any] | None) -> CanarySettings:
+    """Return settings from a table of a config; None is an empty one. Raises `ConfigError` with every problem."""
+    return settings_of(
+        CanarySettings, {} if options is None else table(options, "canary", "{ idle_s = 60 }"), "canary"
+    )
 
 
 def suspicion(

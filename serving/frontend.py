@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import orjson
 
@@ -56,6 +57,11 @@ class Frontend(Actor):
         )
         self._server: HttpServer | None = None
 
+    @classmethod
+    def check_args(cls, *, router: Any = None, **args: Any) -> None:
+        """Check what the constructor would, without it. Raises `ConfigError` with every problem."""
+        _check(**args)
+
     async def on_start(self) -> None:
         """Listen, and announce the address with a line to try it."""
         listener = await listen(self.host, self.port, share=self._share_port)
@@ -103,8 +109,14 @@ def curl_line(url: str, model: str) -> str:
 
 
 def _check(
-    port: int, host: str, insecure: bool, max_body_bytes: int, max_requests: int, share_port: bool
+    port: int = 1,
+    host: str = "127.0.0.1",
+    insecure: bool = False,
+    max_body_bytes: int = 1,
+    max_requests: int = 1,
+    share_port: bool = False,
 ) -> None:
+    """What is not given is right."""
     problems = []
     if share_port and port == 0:
         problems.append("port is 0 and share_port is set: a free port is shared with nobody; name the port")

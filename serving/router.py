@@ -83,6 +83,11 @@ class Router(Actor):
         self.overlap_blocks = self.prompt_blocks = 0
         self._numbers = 0
 
+    @classmethod
+    def check_args(cls, *, workers: Any = None, prefill: Any = None, **options: Any) -> None:
+        """Check what the constructor would, without it. Raises `ConfigError` with every problem."""
+        router_settings(options)
+
     async def on_start(self) -> None:
         """Ask the workers what they serve, and hear what is in their caches."""
         self._feeds = Feeds(self.context)

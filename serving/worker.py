@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,13 +13,13 @@ from callboard.actors.actor import Actor, idempotent, interleave
 from callboard.actors.directory import split_name
 from callboard.actors.policy import StopReason
 
-from .canary import Canary, CanarySettings
-from .engines import make_engine
+from .canary import Canary, canary_settings
+from .engines import engine_settings, make_engine
 from .engines.base import EventingEngine, HandoverEngine
 from .errors import EngineFailed, OtherTokenizer, UnknownModel, WrongRole
 from .kv.publisher import KvPublisher, LoadPublisher
-from .kv.sources import make_source
-from .options import options_of_instance, settings_of
+from .kv.sources import make_source, source_settings
+from .options import check_all, options_of_instance
 from .protocol import Finish, GenerateRequest, Input, Load, ModelInfo, Piece, Role
 
 
@@ -41,15 +42,38 @@ class Worker(Actor):
         instances: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         index = split_name(self.context.name)[1] or 0
-        self.engine = make_engine(options_of_instance(engine, instances, index, "engine") or {})
+        self.engine = make_engine(options_of_instance(engine, instances, index, "engine"))
+        self._canary = Canary(canary_settings(canary), self._try_engine, self._sick)
         kv_events = options_of_instance(kv_events, instances, index, "kv_events")
-        self._canary = Canary(
-            settings_of(CanarySettings, canary or {}, "canary"), self._try_engine, self._sick
-        )
         self._kv = KvPublisher(self.context.events)
-        self._source = make_source(kv_events, self._kv.changed) if kv_events else None
+        self._source = None if kv_events in (None, {}) else make_source(kv_events, self._kv.changed)
         self._loads = LoadPublisher(self.context.events, lambda: self.engine.load().ranks)
         self._model = self._tokenizer = ""
+
+    @classmethod
+    def check_args(
+        cls,
+        *,
+        engine: Any = None,
+        canary: Any = None,
+        kv_events: Any = None,
+        instances: Any = None,
+        **others: Any,
+    ) -> None:
+        """Check what the constructor would, without it. Raises `ConfigError` with every problem."""
+        checks: list[Callable[[], object]] = [lambda: canary_settings(canary)]
+        for index in range(len(instances) if isinstance(instances, list | tuple) else 1):
+            checks.append(partial(cls._check_instance, engine, kv_events, instances, index))
+        check_all(*checks)
+
+    @staticmethod
+    def _check_instance(engine: Any, kv_events: Any, instances: Any, index: int) -> None:
+        engine = options_of_instance(engine, instances, index, "engine")
+        kv_events = options_of_instance(kv_events, instances, index, "kv_events")
+        check_all(
+            lambda: engine is None or engine_settings(engine),
+            lambda: kv_events in (None, {}) or source_settings(kv_events),
+        )
 
     async def on_start(self) -> None:
         """Load the model."""

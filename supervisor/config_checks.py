@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import sys
-import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,13 +13,12 @@ from callboard.actors.directory import split_name
 from callboard.transports.errors import did_you_mean
 
 from . import ports
+from .config_arguments import check_arguments
 from .config_keys import show
 from .config_reader import Reader
 from .placement import PLACEHOLDER, PLACEHOLDERS, component_of, find_cycle, with_defaults
-from .spec import ActorSpec, Config, is_reference
+from .spec import ActorSpec, Config
 from .toml_source import Path
-
-PLAIN = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
 def check_wiring(reader: Reader, config: Config) -> None:
@@ -133,7 +130,7 @@ def check_ports(reader: Reader, config: Config, environ: Mapping[str, str]) -> N
 
 
 def check_classes(reader: Reader, config: Config) -> None:
-    """Every class can be imported, is an actor, and takes the arguments given."""
+    """Every class can be imported, is an actor, and takes the arguments given, by its own checks, too."""
     with importing_from(config.import_paths):
         for spec in config.actors:
             if not spec.class_path:
@@ -143,7 +140,7 @@ def check_classes(reader: Reader, config: Config) -> None:
             if isinstance(found, str):
                 reader.problem((*path, "class"), found)
             else:
-                _check_arguments(reader, (*path, "args"), found, spec)
+                check_arguments(reader, (*path, "args"), found, spec)
 
 
 def find_class(class_path: str) -> type | str:
@@ -163,51 +160,6 @@ def find_class(class_path: str) -> type | str:
     if not isinstance(found, type) or not issubclass(found, Actor):
         return f'"{class_path}" is not an actor; derive it from callboard.Actor'
     return objection(found) or found
-
-
-def _check_arguments(reader: Reader, path: Path, cls: type, spec: ActorSpec) -> None:
-    try:
-        parameters = list(inspect.signature(cls).parameters.values())
-    except (TypeError, ValueError):
-        return
-    try:
-        hints = typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
-    except Exception:  # names that only a type checker sees
-        hints = {}
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    by_name = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    kinds = {p.kind for p in parameters}
-    if len(spec.args) > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds:
-        count = f"{len(spec.args)} arguments, {cls.__name__} takes {len(positional)}"
-        reader.problem(path, f"{count}: {', '.join(p.name for p in positional) or 'none'}")
-    given = {p.name for p in positional[: len(spec.args)]} | spec.kwargs.keys()
-    for p in parameters:
-        required = p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        if required and p.name not in given and path[:-1] not in reader.source.damaged:
-            reader.problem(path, f'{cls.__name__} needs the argument "{p.name}"')
-    for name, value in spec.kwargs.items():
-        if name in by_name:
-            _check_type(reader, (*path, name), hints.get(name), value)
-        elif inspect.Parameter.VAR_KEYWORD not in kinds:
-            takes = f"it takes: {', '.join(by_name) or 'none'}{did_you_mean(name, by_name)}"
-            reader.problem((*path, name), f'{cls.__name__} has no argument "{name}"; {takes}')
-    for index, (p, value) in enumerate(zip(positional, spec.args, strict=False)):
-        _check_type(reader, (*path, index), hints.get(p.name), value)
-
-
-def _check_type(reader: Reader, path: Path, hint: Any, value: Any) -> None:
-    from callboard.actors.ref import Ref
-
-    origin = typing.get_origin(hint) or hint
-    if origin is Ref:
-        if not (isinstance(value, dict) and "ref" in value):
-            name = value if isinstance(value, str) else "name"
-            reader.problem(path, f'takes a reference, {{ ref = "{name}" }}, not {show(value)}')
-    elif hint in PLAIN:
-        fits = type(value) is hint or (hint is float and type(value) is int)
-        if not fits:
-            given = "a reference" if is_reference(value) else show(value)
-            reader.problem(path, f"takes {PLAIN[hint]}, not {given}")
 
 
 @contextmanager

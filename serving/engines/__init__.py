@@ -9,7 +9,7 @@ from typing import Any
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
-from ..options import settings_of
+from ..options import settings_of, table
 from .base import Engine
 
 KINDS = {
@@ -25,7 +25,14 @@ def make_engine(options: Mapping[str, Any]) -> Engine:
 
     The class is built from an instance of its ``Settings``, a dataclass: its fields are the other keys.
     """
-    values = dict(options)
+    cls, settings = engine_settings(options)
+    engine: Engine = cls(settings)
+    return engine
+
+
+def engine_settings(options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the class that ``make_engine`` would build, and its settings. Raises `ConfigError` like it."""
+    values = table(options, "engine", '{ kind = "simulated" }')
     kind = values.pop("kind", None)
     known = ", ".join(KINDS)
     if not isinstance(kind, str):
@@ -34,16 +41,17 @@ def make_engine(options: Mapping[str, Any]) -> Engine:
     if path is None:
         raise ConfigError(f"engine.kind is {kind!r}; engines are: {known}{did_you_mean(kind, KINDS)}")
     cls = _load(path)
-    engine: Engine = cls(settings_of(cls.Settings, values, f'engine "{kind}"'))
-    return engine
+    return cls, settings_of(cls.Settings, values, f'engine "{kind}"')
 
 
 def _load(path: str) -> Any:
     module, _, name = path.partition(":")
     try:
         cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"engine.kind is {path!r}, which cannot be loaded: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module raises, or its end of the program
+        raise ConfigError(
+            f"engine.kind is {path!r}, which cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     if not dataclasses.is_dataclass(getattr(cls, "Settings", None)):
         raise ConfigError(f"engine.kind is {path!r}; an engine class has Settings, a dataclass")
     return cls

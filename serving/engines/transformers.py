@@ -45,7 +45,9 @@ class TransformersSettings:
             for name in ("threads", "max_running", "answer_tokens")
             if type(value := getattr(self, name)) is not int or value < 1
         ]
-        if not Path(self.path, "config.json").exists():
+        if not isinstance(self.model, str) or not self.model:
+            problems.append(f"engine.model is {self.model!r}; it must be a name")
+        if not isinstance(self.path, str) or not Path(self.path, "config.json").exists():
             problems.append(f'engine.path is "{self.path}"; there is no config.json in it')
         if problems:
             raise ConfigError(problems)

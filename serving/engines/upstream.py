@@ -94,12 +94,15 @@ class UpstreamSettings:
             problems.append(
                 'engine.tokenizer is missing; input = "tokens" needs the directory of the tokenizer'
             )
-        if self.api_key_env and self.api_key_env not in os.environ:
-            problems.append(f"engine.api_key_env names {self.api_key_env}, which is not set")
+        problems += [
+            f"engine.{name} is {value!r}; it must be a text"
+            for name in ("model", "upstream_model", "tokenizer", "api_key_env")
+            if not isinstance(value := getattr(self, name), str)
+        ]
         problems += [
             f"engine.{name} is {value!r}; it must be a number above 0"
             for name in ("start_timeout_s", "connect_timeout_s", "stall_s")
-            if type(value := getattr(self, name)) not in (int, float) or value <= 0
+            if type(value := getattr(self, name)) not in (int, float) or not value > 0
         ]
         problems += [
             f"engine.{name} is {value!r}; it must be a whole number, at least {least}"
@@ -116,6 +119,9 @@ class UpstreamEngine:
     Settings = UpstreamSettings
 
     def __init__(self, settings: UpstreamSettings) -> None:
+        # Here, not in the settings: only the worker's own process has the environment that its config gives it.
+        if settings.api_key_env and settings.api_key_env not in os.environ:
+            raise ConfigError(f"engine.api_key_env names {settings.api_key_env}, which is not set")
         self.settings = settings
         self._url = settings.url.rstrip("/").removesuffix("/v1")
         self._session: ClientSession | None = None

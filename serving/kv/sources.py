@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from callboard.transports.errors import ConfigError, did_you_mean
 
-from ..options import settings_of
+from ..options import settings_of, table
 from .changes import EngineChange
 from .trtllm_source import TensorRtSource, TensorRtSourceSettings
 from .zmq_source import ZmqSource, ZmqSourceSettings
@@ -36,13 +36,19 @@ KINDS: dict[str, tuple[Any, Any]] = {
 
 def make_source(options: Mapping[str, Any], listener: Listener) -> KvSource:
     """Build the source that ``{"source": "zmq", ...}`` describes. Raises `ConfigError` with every problem."""
-    values = dict(options)
+    made, settings = source_settings(options)
+    source: KvSource = made(settings, listener)
+    return source
+
+
+def source_settings(options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the class that ``make_source`` would build, and its settings. Raises `ConfigError` like it."""
+    values = table(options, "kv_events", '{ source = "zmq", endpoint = "tcp://127.0.0.1:5557" }')
     kind = values.pop("source", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         known = ", ".join(KINDS)
         raise ConfigError(
             f"kv_events.source is {kind!r}; it must be one of {known}{did_you_mean(str(kind), KINDS)}"
         )
     settings, made = KINDS[kind]
-    source: KvSource = made(settings_of(settings, values, "kv_events"), listener)
-    return source
+    return made, settings_of(settings, values, "kv_events")

@@ -66,9 +66,9 @@ class ZmqSourceSettings:
         problems = [
             f'kv_events.{name} is "{value}"; it must be tcp://host:port or ipc://path'
             for name in ("endpoint", "replay")
-            if (value := getattr(self, name)) and not re.match(r"(tcp|ipc)://.+", str(value))
+            if (value := getattr(self, name)) != "" and not re.match(r"(tcp|ipc)://.+", str(value))
         ]
-        if not self.endpoint:
+        if self.endpoint == "":
             problems.append("kv_events.endpoint is missing; it is where the engine publishes")
         if type(self.dp_ranks) is not int or self.dp_ranks < 1:
             problems.append(f"kv_events.dp_ranks is {self.dp_ranks!r}; it must be a whole number, at least 1")

@@ -97,7 +97,7 @@ class RouterSettings:
     """Prompts with fewer tokens that are not cached are computed by the decode worker itself."""
 
     def __post_init__(self) -> None:
-        problems = [*self._words(), *self._counts(), *self._numbers()]
+        problems = [*self._words(), *self._flags(), *self._counts(), *self._numbers()]
         if problems:
             raise ConfigError(problems)
 
@@ -112,6 +112,13 @@ class RouterSettings:
             f'{name} is "{value}"; it must be one of {", ".join(known)}{did_you_mean(str(value), known)}'
             for name, known in allowed.items()
             if (value := getattr(self, name)) not in known
+        ]
+
+    def _flags(self) -> list[str]:
+        return [
+            f"{name} is {value!r}; it must be true or false, without quotes"
+            for name in FLAGS
+            if type(value := getattr(self, name)) is not bool and not (value is None and name in OPTIONAL)
         ]
 
     def _counts(self) -> list[str]:
@@ -155,6 +162,10 @@ class RouterSettings:
         )
 
 
+FLAGS = (
+    "track_active_blocks", "track_output_blocks", "track_prefill_tokens", "assume_kv_reuse", "use_kv_events",
+    "replica_sync",
+)  # fmt: skip
 NUMBERS = (
     "overlap_score_credit", "overlap_score_credit_decay", "prefill_load_scale", "decode_active_request_weight",
     "temperature", "ttl_s", "predicted_ttl_s", "queue_threshold", "wait_s", "active_decode_blocks_threshold",
@@ -162,7 +173,7 @@ NUMBERS = (
 )  # fmt: skip
 OPTIONAL = {
     "predicted_ttl_s", "queue_threshold", "active_decode_blocks_threshold", "active_prefill_tokens_threshold_frac",
-    "session_affinity_ttl_s",
+    "session_affinity_ttl_s", "replica_sync",
 }  # fmt: skip
 
 

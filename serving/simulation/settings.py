@@ -78,8 +78,16 @@ class SimulatedSettings:
                 problems.append(f"engine.{name} is {value!r}; it must be one of {', '.join(known)}{near}")
         if not isinstance(self.model, str) or not self.model:
             problems.append(f"engine.model is {self.model!r}; it must be a name")
-        if not _is_number(self.transfer_gb_per_s) or self.transfer_gb_per_s <= 0:
+        if not _is_number(self.transfer_gb_per_s) or not self.transfer_gb_per_s > 0:
             problems.append(f"engine.transfer_gb_per_s is {self.transfer_gb_per_s!r}; it must be above 0")
+        if not isinstance(self.tokenizer, str):
+            problems.append(f"engine.tokenizer is {self.tokenizer!r}; it must be a directory")
+        if type(self.seed) is not int:
+            problems.append(f"engine.seed is {self.seed!r}; it must be a whole number")
+        if type(self.kv_events) is not bool:
+            problems.append(
+                f"engine.kv_events is {self.kv_events!r}; it must be true or false, without quotes"
+            )
         problems += self._together()
         if problems:
             raise ConfigError(problems)
@@ -98,7 +106,7 @@ class SimulatedSettings:
     @property
     def is_paced(self) -> bool:
         """True if a token ever waits, in an engine without blocks."""
-        return (self.first_token_ms or 0) > 0 or (self.per_token_ms or 0) > 0
+        return any(_is_number(pace) and pace > 0 for pace in (self.first_token_ms, self.per_token_ms))
 
 
 def _is_number(value: object) -> bool:

@@ -191,3 +191,39 @@ async def test_a_module_that_ends_the_program_when_it_is_imported_is_a_mistake(
     assert shown.code == 2
     assert len(shown.err.splitlines()) == 2
     assert 'cannot import "ends_everything": SystemExit: 7' in shown.err
+
+
+SERVING = """
+[actor.frontend]
+class = "callboard.serving:Frontend"
+args = { port = 99999, router = { ref = "router" } }
+[actor.router]
+class = "callboard.serving:Router"
+args = { mode = "kvv", workers = { ref = "worker" }, temperature = -1 }
+[actor.worker]
+class = "callboard.serving:Worker"
+args = { engine = { kind = "simulatd" }, canary = 3 }
+"""
+
+
+@pytest.mark.parametrize("command", ["check", "up"])
+async def test_what_the_classes_say_of_their_options_is_named_before_anything_starts(
+    cluster: Cluster, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "serving.toml"
+    path.write_text(SERVING)
+    shown = await callboard(command, path)
+    assert (shown.code, shown.out) == (2, "")
+    expected = [
+        (4, "frontend.args.port: port is 99999; "),
+        (7, 'router.args.mode: mode is "kvv"; '),
+        (7, "router.args.temperature: temperature is -1; "),
+        (10, "worker.args.canary: canary is 3; "),
+        (10, "worker.args.engine.kind: engine.kind is 'simulatd'; "),
+    ]
+    lines = shown.err.splitlines()
+    assert len(lines) == len(expected), shown.err
+    for line, (number, what) in zip(lines, expected, strict=True):
+        assert line.startswith(f"{path}:{number} "), line
+        assert what in line
+    assert not list(cluster.directory.iterdir())

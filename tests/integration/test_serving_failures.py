@@ -21,6 +21,7 @@ from callboard.serving.protocol import Finish, GenerateRequest
 from callboard.supervisor.errors import StartupFailed
 from callboard.supervisor.system import System
 from callboard.testing.cluster import Cluster
+from callboard.transports.errors import ConfigError
 
 from .http_for_tests import http, is_closed, parsed, request, send, url_of
 from .test_serving import HELLO, client_of, config, ends, gated, load_of
@@ -306,12 +307,12 @@ async def test_a_port_that_is_taken_is_an_error_at_the_start_with_the_ways_out(c
 
 
 async def test_a_host_that_is_not_loopback_is_refused_with_the_reason(cluster: Cluster) -> None:
-    with pytest.raises(StartupFailed, match=r"not loopback.* there are no keys.* set insecure = true"):
+    with pytest.raises(ConfigError, match=r"not loopback.* there are no keys.* set insecure = true"):
         await cluster.up(config(frontend='host = "0.0.0.0", max_requests = 0'))
 
 
 async def test_a_mode_that_does_not_exist_is_refused_with_a_suggestion(cluster: Cluster) -> None:
-    with pytest.raises(StartupFailed, match='did you mean "round-robin"'):
+    with pytest.raises(ConfigError, match='did you mean "round-robin"'):
         await cluster.up(config(router='mode = "round_robin"'))
 
 

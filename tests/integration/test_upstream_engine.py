@@ -331,7 +331,7 @@ async def test_closing_a_generation_closes_its_connection() -> None:
 
 async def test_a_key_is_sent_and_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="KEY_FOR_TEST, which is not set"):
-        UpstreamSettings(url="http://127.0.0.1:1", model="m", api_key_env="KEY_FOR_TEST")
+        UpstreamEngine(UpstreamSettings(url="http://127.0.0.1:1", model="m", api_key_env="KEY_FOR_TEST"))
     monkeypatch.setenv("KEY_FOR_TEST", "s3cret")
     async with serving() as server, engine_at(server.url, api_key_env="KEY_FOR_TEST") as engine:
         server.parts = [event(choices=[choice(text="x", finish_reason="stop")]) + DONE]

@@ -178,6 +178,7 @@ def test_an_engine_of_somebody_else_is_named_by_its_class_path():
             {"kind": "simulated", "modl": "x", "speed": 1},
             ['unknown key "modl"', 'unknown key "speed"'],
         ),
+        ({"kind": "simulated", "modl": "x", "blocks": -1}, ['unknown key "modl"', "blocks is -1"]),
         (
             {"kind": "simulated", "first_token_ms": -1, "per_token_ms": "x", "answer_tokens": 0, "model": ""},
             ["first_token_ms is -1", "per_token_ms is 'x'", "answer_tokens is 0", "model is ''"],

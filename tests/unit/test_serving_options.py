@@ -28,6 +28,7 @@ def test_an_instance_has_what_all_have_and_its_own() -> None:
 @pytest.mark.parametrize(
     ("entries", "index", "why"),
     [
+        ([{"engine": "simulated"}], 0, "instances: engine is 'simulated'; it must be a table"),
         (ENTRIES, 2, "instances has 2 entries, and this is instance 2"),
         (
             [{"engin": {}}],
