@@ -62,7 +62,7 @@ class Worker(Actor):
     ) -> None:
         """Check what the constructor would, without it. Raises `ConfigError` with every problem."""
         checks: list[Callable[[], object]] = [lambda: canary_settings(canary)]
-        for index in range(len(instances) if isinstance(instances, list | tuple) else 1):
+        for index in range(max(1, len(instances)) if isinstance(instances, list | tuple) else 1):
             checks.append(partial(cls._check_instance, engine, kv_events, instances, index))
         check_all(*checks)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from callboard.serving.options import options_of_instance
+from callboard.serving.worker import Worker
 from callboard.transports.errors import ConfigError
 
 ENTRIES: list[dict[str, Any]] = [
@@ -42,3 +43,13 @@ def test_an_instance_has_what_all_have_and_its_own() -> None:
 def test_entries_that_make_no_sense_are_named(entries: Any, index: int, why: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(why)):
         options_of_instance({}, entries, index, "engine")
+
+
+def test_a_check_looks_at_every_entry_and_at_the_lack_of_any() -> None:
+    engine = {"kind": "openai", "model": "m"}
+    with pytest.raises(ConfigError, match="instances has 0 entries"):
+        Worker.check_args(engine=engine, instances=[])
+    entries = [{"engine": {"url": "http://127.0.0.1:1"}}, {"engine": {"url": "nowhere"}}]
+    with pytest.raises(ConfigError, match=r'engine\.url is "nowhere"'):
+        Worker.check_args(engine=engine, instances=entries)
+    Worker.check_args(engine=engine, instances=entries[:1])
