@@ -1,6 +1,7 @@
 """What goes on behind a caller ends with it: through several processes, in each manner of handler."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -103,7 +104,10 @@ async def test_a_stream_whose_time_is_over_in_the_mailbox_never_runs(pair):
 
 async def test_the_time_to_the_first_item_is_measured(pair):
     class Slow(Gate):
+        begun = False
+
         async def after_the_gate(self):
+            self.begun = True
             await self.gate.wait()
             yield 1
             yield 2
@@ -112,9 +116,9 @@ async def test_the_time_to_the_first_item_is_measured(pair):
     stream, empty = ref.stream(Slow.after_the_gate), ref.stream(Echo.count, 0)
     assert stream.first_item_s is None
     first = asyncio.create_task(anext(stream))
-    loop = asyncio.get_running_loop()
-    until_s = loop.time() + 0.05
-    await until(lambda: loop.time() > until_s)
+    await until(lambda: pair.actor().begun)  # so that what is measured began before the clock here
+    until_s = time.monotonic() + 0.05
+    await until(lambda: time.monotonic() > until_s)
     assert stream.first_item_s is None
     pair.actor().gate.set()
     assert await first == 1
