@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
-import socket
 import subprocess
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,8 @@ from callboard.serving.protocol import Load
 from callboard.supervisor.system import System
 from callboard.testing import tiny_gguf
 from callboard.testing.cluster import Cluster
+
+from .servers import client_of, environment, free_ports, frozen, read, running
 
 PYTHON = os.environ.get("CALLBOARD_LLAMA_PYTHON", "")
 READY_S = 120.0
@@ -71,7 +70,7 @@ class Llama:
     kind: str
     port: int
     log: Path
-    group: int
+    group: int = 0
     """Of its processes."""
 
     @property
@@ -89,30 +88,10 @@ class Llama:
         """How many answers it has left unfinished because their reader was gone; for ``python``."""
         return self.log.read_text(errors="replace").count("Disconnected from client")
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It makes no token meanwhile, so that what is done now is done in the middle of an answer."""
-        os.killpg(self.group, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.killpg(self.group, signal.SIGCONT)
-
     def metric(self, name: str) -> float:
         """A number of its own; for ``native``."""
         (value,) = re.findall(rf"^llamacpp:{name} (\S+)$", read(f"{self.url}/metrics").decode(), re.MULTILINE)
         return float(value)
-
-
-def read(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return bytes(answer.read())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def command_of(kind: str, model: Path, port: int) -> list[str]:
@@ -126,10 +105,9 @@ def command_of(kind: str, model: Path, port: int) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=PACKAGES, name="llama")
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
     kind = request.param
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    env.pop("PYTHONPATH", None)
+    env = environment({"PYTHONUNBUFFERED": "1"})
     found = subprocess.run(
         [PYTHON, "-c", f"import {PACKAGES[kind]}"], check=False, capture_output=True, env=env
     )
@@ -140,28 +118,10 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     # The other one closes every message: a begun answer would be followed by a second one, not continued.
     template = "closed" if kind == "native" else "open"
     subprocess.run([PYTHON, tiny_gguf.__file__, str(model), "1", template], check=True, env=env)
-    port, path = free_port(), directory / "log"
-    with path.open("wb") as log:
-        server = subprocess.Popen(
-            command_of(kind, model, port), stdout=log, stderr=log, env=env, start_new_session=True
-        )
-    llama = Llama(kind, port, path, server.pid)
-    try:
-        asyncio.run(ready(server, llama))
-        yield llama
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-async def ready(server: subprocess.Popen[bytes], llama: Llama) -> None:
-    async with asyncio.timeout(READY_S):
-        while True:
-            if server.poll() is not None:
-                pytest.fail(f"the server ended: {llama.log.read_text(errors='replace')[-3000:]}")
-            if await asyncio.to_thread(llama.is_up):
-                return
-            await asyncio.sleep(0.1)
+    (port,) = free_ports(1)
+    llama = Llama(kind, port, directory / "log")
+    with running(command_of(kind, model, port), env, llama.log, llama.is_up, READY_S) as group:
+        yield replace(llama, group=group)
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
@@ -173,8 +133,7 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
 @asynccontextmanager
 async def served(cluster: Cluster, llama: Llama) -> AsyncIterator[tuple[System, openai.AsyncOpenAI]]:
     system = await cluster.up(CONFIG.format(port=llama.port), plane="tcp")
-    (url,) = re.findall(r"^(http://\S+)", system.announcements[-1].text)
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    async with client_of(system) as client:
         yield system, client
 
 
@@ -231,7 +190,7 @@ async def in_the_middle(
         while True:
             stream = await ask()
             chunks = [await anext(stream)]
-            with llama.frozen():
+            with frozen(llama.group):
                 now = await loads(system)
                 if running := [index for index, load in enumerate(now) if load.running]:
                     yield Caught(stream, chunks, running[0], now)

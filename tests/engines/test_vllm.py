@@ -8,14 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,8 @@ from callboard.serving.protocol import Load
 from callboard.supervisor.system import System
 from callboard.testing import tiny_model
 from callboard.testing.cluster import Cluster
+
+from .servers import client_of, environment, free_ports, frozen, read, running
 
 PYTHON = os.environ.get("CALLBOARD_VLLM_PYTHON", "")
 READY_S = 240.0
@@ -75,47 +73,26 @@ class Vllm:
     events: int
     replay: int
     model: Path
-    group: int
+    group: int = 0
     """Of its processes."""
 
     def is_up(self) -> bool:
         """True if it answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/health", timeout=2):
-                return True
+            return read(f"http://127.0.0.1:{self.http}/health") is not None
         except OSError:
             return False
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It makes no token meanwhile, so that what is done now is done in the middle of an answer."""
-        os.killpg(self.group, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.killpg(self.group, signal.SIGCONT)
-
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
+        text = read(f"http://127.0.0.1:{self.http}/metrics").decode()
         return sum(
             float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
         )
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-@pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+@pytest.fixture(scope="module", name="vllm")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     directory = tmp_path_factory.mktemp("vllm")
     model = directory / "model"
     subprocess.run([PYTHON, tiny_model.__file__, str(model), "1"], check=True, capture_output=True)
@@ -130,28 +107,10 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
         "--block-size", str(BLOCK), "--max-model-len", "2048", "--enable-prompt-tokens-details",
         "--kv-events-config", kv,
     ]  # fmt: skip
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    env.pop("PYTHONPATH", None)
-    log = (directory / "log").open("wb")
-    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True)
-    try:
-        found = Vllm(http, events, replay, model, server.pid)
-        asyncio.run(ready(server, found, directory / "log"))
-        yield found
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        log.close()
-
-
-async def ready(server: subprocess.Popen[bytes], vllm: Vllm, log: Path) -> None:
-    async with asyncio.timeout(READY_S):
-        while True:
-            if server.poll() is not None:
-                pytest.fail(f"vLLM ended: {log.read_text(errors='replace')[-3000:]}")
-            if await asyncio.to_thread(vllm.is_up):
-                return
-            await asyncio.sleep(0.5)
+    env = environment({"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"})
+    found = Vllm(http, events, replay, model)
+    with running(command, env, directory / "log", found.is_up, READY_S) as group:
+        yield replace(found, group=group)
 
 
 async def up(cluster: Cluster, vllm: Vllm, replicas: int = 1) -> System:
@@ -164,11 +123,6 @@ async def up(cluster: Cluster, vllm: Vllm, replicas: int = 1) -> System:
         replicas=replicas,
     )
     return await cluster.up(text, plane="tcp")
-
-
-def client_of(system: System) -> openai.AsyncOpenAI:
-    (url,) = re.findall(r"^(http://\S+)", system.announcements[-1].text)
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
 def prompt_of(number: int, length: int) -> list[int]:
@@ -296,7 +250,7 @@ async def test_an_answer_survives_the_death_of_its_worker(cluster: Cluster, vllm
         while victim is None:  # on a busy machine the answer may be over when its begin is seen
             stream = await begin()
             chunks = [await anext(stream)]
-            with vllm.frozen():
+            with frozen(vllm.group):
                 before = [await load_of(index) for index in range(2)]
                 if victim := next((f"worker.{n}" for n in range(2) if before[n].running), None):
                     await system.kill(victim)
