@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from callboard.supervisor.cli_errors import echo_json, reporting
 from callboard.transports.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from .routing import Row
 
 
 @click.command()
@@ -22,6 +26,13 @@ from callboard.transports.errors import did_you_mean
 @click.option("--sessions", type=click.IntRange(1, 100_000), default=400, show_default=True)
 @click.option("--engines", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the trace, and of random choices.")
+@click.option(
+    "--set",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the router for all that do not set it themselves, repeatable: prefill_load_scale=2.",
+)
 @click.option(
     "--live", is_flag=True, help="Real processes in real time, not virtual time; without the oracles."
 )
@@ -49,6 +60,7 @@ def routing(
     sessions: int,
     engines: int,
     seed: int,
+    options: tuple[str, ...],
     live: bool,
     plane: str,
     as_list: bool,
@@ -68,8 +80,8 @@ def routing(
     from . import routing as measuring
 
     if as_list:
-        for name, options in ROUTINGS.items():
-            click.echo(f"{name:<18} {', '.join(f'{key} = {value}' for key, value in options.items())}")
+        for name, sets in ROUTINGS.items():
+            click.echo(f"{name:<18} {', '.join(f'{key} = {value}' for key, value in sets.items())}")
         return
     for name in routings:
         if name not in ROUTINGS:
@@ -78,7 +90,11 @@ def routing(
             )
     if plot is not None:
         plots.require()
-    trial = RoutingTrial(trace=TraceSettings(sessions=sessions, seed=seed), engines=engines)
+    trial = RoutingTrial(
+        trace=TraceSettings(sessions=sessions, seed=seed),
+        engines=engines,
+        options=measuring.router_options(options),
+    )
     rows = []
     chosen = routings or tuple(ROUTINGS)
     if live:
@@ -90,12 +106,7 @@ def routing(
         if as_json:
             echo_json(row.as_json())
         else:
-            result = row.result
-            click.echo(
-                f"{row.sessions_per_s:>6g}/s {result.routing:<18} hits {result.hit_rate:6.1%}"
-                f"  TTFT {result.mean_ttft_s * 1e3:8.1f} ms  spread {result.load_spread:.2f}",
-                err=True,
-            )
+            click.echo(_line(row), err=True)
     text = measuring.tables(rows, trial)
     if not as_json:
         click.echo(text)
@@ -106,3 +117,11 @@ def routing(
         found = update.read_text(encoding="utf-8")
         update.write_text(document.update(found, {part: text}, str(update)), encoding="utf-8")
         click.echo(f"rewrote {update}", err=True)
+
+
+def _line(row: Row) -> str:
+    result = row.result
+    return (
+        f"{row.sessions_per_s:>6g}/s {result.routing:<18} hits {result.hit_rate:6.1%}"
+        f"  TTFT {result.mean_ttft_s * 1e3:8.1f} ms  spread {result.load_spread:.2f}"
+    )

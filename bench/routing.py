@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from callboard.serving.scheduling.settings import router_settings
 from callboard.serving.simulation.routing import (
     RoutingResult,
     RoutingTrial,
@@ -38,6 +41,19 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {"sessions_per_s": self.sessions_per_s, "live": self.is_live, **self.result.as_json()}
+
+
+def router_options(words: Iterable[str]) -> dict[str, Any]:
+    """Return options of a router from ``key=value``, with values as in JSON. Raises `ConfigError`."""
+    options = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        try:
+            options[key] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            options[key] = value
+    router_settings(options)
+    return options
 
 
 def at_rate(trial: RoutingTrial, sessions_per_s: float) -> RoutingTrial:

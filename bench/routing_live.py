@@ -90,9 +90,7 @@ async def _drive(name: str, system: System, trace: Sequence[Arrival], trial: Rou
         mean_ttft_s=sum(waits) / len(waits),
         p95_ttft_s=waits[-(-95 * len(waits) // 100) - 1],
         load_spread=max(computed) * len(computed) / sum(computed),
-        busy=0.0,
         computed_tokens=sum(computed),
-        preemptions=0,
     )
 
 

@@ -131,10 +131,8 @@ class Exchange:
             await self.end(error_event(error))
             return
         headers = error.headers()
-        if error.status in (
-            408,
-            413,
-        ):  # the rest of the body is not read: the connection cannot be used again
+        if error.status in (408, 413):
+            # The rest of the body is not read: the connection cannot be used again.
             headers.append((b"connection", b"close"))
         await self.answer(error.status, error.body(), headers)
 

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .base import Plane
 from .errors import BadPlane, MissingExtra, UnknownScheme
-from .schemes import class_path, known_schemes
+from .schemes import PLANES, known_schemes
 
 _EXTRAS: dict[str, str] = {}
 """Scheme to the extra that installs its driver, for planes whose driver is optional."""
@@ -14,7 +14,7 @@ _EXTRAS: dict[str, str] = {}
 
 def get_plane(scheme: str) -> Plane:
     """Return the plane of a scheme; raises `UnknownScheme`, `MissingExtra` or `BadPlane`."""
-    where = class_path(scheme)
+    where = PLANES.class_path(scheme)
     if where is None:
         raise UnknownScheme(scheme, known_schemes())
     module_name, _, class_name = where.partition(":")

@@ -1,4 +1,4 @@
-"""Which planes there are, by scheme. Built-ins are named by strings, so that knowing a plane costs no import.
+"""Which request planes there are, by scheme.
 
 A third party adds a plane by an entry point in the group ``callboard.planes``, named as its scheme; the schemes of the
 built-in planes are taken.
@@ -6,34 +6,23 @@ built-in planes are taken.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.metadata import entry_points
-
 from .errors import did_you_mean
+from .named_planes import NamedPlanes
 
-GROUP = "callboard.planes"
-
-BUILT_IN = {
-    "tcp": "callboard.transports.tcp:TcpPlane",
-    "ipc": "callboard.transports.tcp:IpcPlane",
-    "nats": "callboard.transports.nats:NatsPlane",
-    "memory": "callboard.transports.memory:MemoryPlane",
-}
-
-
-@lru_cache(maxsize=1)
-def _entry_points() -> dict[str, str]:
-    return {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=GROUP)}
-
-
-def class_path(scheme: str) -> str | None:
-    """Return where the plane of a scheme is (``module:Class``), or None if nobody knows the scheme."""
-    return BUILT_IN.get(scheme) or _entry_points().get(scheme)
+PLANES = NamedPlanes(
+    "callboard.planes",
+    {
+        "tcp": "callboard.transports.tcp:TcpPlane",
+        "ipc": "callboard.transports.tcp:IpcPlane",
+        "nats": "callboard.transports.nats:NatsPlane",
+        "memory": "callboard.transports.memory:MemoryPlane",
+    },
+)
 
 
 def known_schemes() -> tuple[str, ...]:
     """Every scheme that can be used here, in alphabetical order."""
-    return tuple(sorted({*BUILT_IN, *_entry_points()}))
+    return tuple(sorted(PLANES.names()))
 
 
 def unknown_plane(scheme: str) -> str:

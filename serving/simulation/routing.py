@@ -83,10 +83,10 @@ class RoutingResult:
     p95_ttft_s: float
     load_spread: float
     """Computed tokens of the engine that computed most, divided by the mean."""
-    busy: float
+    busy: float | None = None
     """Share of the time up to the last token in which an engine computed; the mean of all."""
     computed_tokens: int
-    preemptions: int
+    preemptions: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""

@@ -37,6 +37,19 @@ def test_a_table_a_picture_and_a_part_of_a_document_come_out(tmp_path: Path) -> 
     assert "</svg>" in (tmp_path / "images" / "routing.svg").read_text()
 
 
+def test_options_of_the_router_can_be_set_and_are_checked() -> None:
+    def lines(*words: str) -> list[str]:
+        done = run(*SMALL, "kv", "kv, scale 1", "--json", *words)
+        assert done.exit_code == 0, done.output
+        return done.stdout.splitlines()
+
+    plain, (given, _) = lines(), lines("--set", "prefill_load_scale=1")
+    assert orjson.loads(given) == orjson.loads(plain[1]) | {"routing": "kv"}
+    done = run(*SMALL, "kv", "--set", "prefill_lode_scale=1")
+    assert done.exit_code == 2
+    assert 'did you mean "prefill_load_scale"?' in done.output
+
+
 def test_lines_say_all_that_was_measured() -> None:
     done = run(*SMALL, "kv", "oracle", "--json")
     assert done.exit_code == 0, done.output

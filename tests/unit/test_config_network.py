@@ -245,7 +245,7 @@ def test_the_directory_of_sockets_that_errors_tell_to_set_can_be_set(
 def test_an_event_plane_that_a_package_adds_can_be_named(
     config_of: Parse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names, "_entry_points", lambda: {"mine": "nowhere.at_all:Mine"})
+    monkeypatch.setitem(vars(names.PLANES), "_added", {"mine": "nowhere.at_all:Mine"})
     assert config_of(PLAIN, event_plane="mine").event_plane == "mine"
     assert config_of(PLAIN, environ={"DYN_EVENT_PLANE": "Mine"}).event_plane == "mine"
     context = EventPlaneContext(namespace="n", node="n", settings=NetworkSettings(), directory="")

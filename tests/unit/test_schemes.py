@@ -5,11 +5,11 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from callboard.transports import registry, schemes
+from callboard.transports import named_planes, registry
 from callboard.transports.base import Capabilities
 from callboard.transports.errors import BadPlane, MissingExtra, UnknownScheme
 from callboard.transports.registry import get_plane
-from callboard.transports.schemes import known_schemes, unknown_plane
+from callboard.transports.schemes import PLANES, known_schemes, unknown_plane
 from callboard.transports.settings import NetworkSettings
 
 
@@ -26,13 +26,15 @@ def brings(monkeypatch):
     """Lets a package bring planes by entry points."""
 
     def bring(**planes):
-        points = [EntryPoint(name, value, schemes.GROUP) for name, value in planes.items()]
-        monkeypatch.setattr(schemes, "entry_points", lambda group: [p for p in points if p.group == group])
-        schemes._entry_points.cache_clear()
+        points = [EntryPoint(name, value, PLANES.group) for name, value in planes.items()]
+        monkeypatch.setattr(
+            named_planes, "entry_points", lambda group: [p for p in points if p.group == group]
+        )
+        vars(PLANES).pop("_added", None)
 
     yield bring
     monkeypatch.undo()
-    schemes._entry_points.cache_clear()
+    vars(PLANES).pop("_added", None)
 
 
 @pytest.mark.parametrize("scheme", ["memory", "ipc", "tcp"])

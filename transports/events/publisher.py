@@ -18,7 +18,6 @@ after each last pause."""
 SNAPSHOT_EVERY = 1024
 """Events after which a plane that keeps snapshots itself gets a new one."""
 
-
 log = logging.getLogger("callboard.events")
 
 
@@ -88,9 +87,8 @@ class EventPublisher:
         try:
             return self._outflow.answer(after)
         except SnapshotFailed as error:
-            if (
-                self._told_after != self._outflow.snapshots
-            ):  # it comes again with every subscriber that asks again
+            # It comes again with every subscriber that asks again: told once, until one succeeds.
+            if self._told_after != self._outflow.snapshots:
                 self._told_after = self._outflow.snapshots
                 log.exception("%s: %s", self.source.name, error)
             raise
